@@ -1,0 +1,20 @@
+"""`evaluate`: maps against a person's or a phantom's masks."""
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.evaluation import evaluate_maps
+
+
+@flow(name="evaluate", flow_run_name="{cohort}")
+def evaluate(
+    cohort: str,
+    maps: list[str],
+    lesions: list[str] | None = None,
+    split: str = "test",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Every metric with its interval for each of `maps`, and the difference of the first from each other one."""
+    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed)

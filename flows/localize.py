@@ -1,0 +1,27 @@
+"""`localize`: a lesion map for every case of a cohort, by a trained model."""
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.localization import Method, localize_refined, localize_saliency
+from tasks.tracking import locate_model
+
+
+@flow(name="localize", flow_run_name="{cohort}")
+def localize(
+    cohort: str,
+    model: str,
+    method: Method = "iterative-refinement",
+    saliency: str | None = None,
+    splits: list[str] | None = None,
+    settings: dict[str, Any] | None = None,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Write the maps that are missing; `saliency` names the method itself, or what drives the refinement loop."""
+    folder, chosen = str(locate_model(model)), dict(settings or {})
+    if method == "saliency":
+        return localize_saliency(cohort, folder, splits or [], saliency or "guided_backprop", chosen, batch_size)
+    if saliency:
+        chosen["saliency"] = saliency
+    return localize_refined(cohort, folder, splits or [], chosen, batch_size)

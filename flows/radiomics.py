@@ -1,0 +1,20 @@
+"""`radiomics`: features of every lesion into one Parquet file."""
+
+from typing import Any
+
+from prefect import flow
+
+from tasks.radiomics import extract_features
+
+
+@flow(name="radiomics", flow_run_name="{cohort}")
+def radiomics(
+    cohort: str,
+    out: str,
+    maps: str | None = None,
+    splits: list[str] | None = None,
+    threshold: float | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure the cohort's own masks, or, where `maps` is named, the lesions found in those maps."""
+    return extract_features(cohort, maps, out, splits or [], threshold, settings or {})

@@ -1,0 +1,112 @@
+"""What the command prints: tables of a cohort, of an evaluation, of the demo, of the systems."""
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from models.errors import ModelError
+from models.registry import systems
+from storage.cohort import Cohort
+from tasks.evaluation import SHOWN, with_interval
+
+
+def cohort_info(path: str) -> dict[str, Any]:
+    """A cohort in numbers."""
+    cohort = Cohort.open(path)
+    table = cohort.table
+    return {
+        "cohort": path,
+        "snapshot": cohort.snapshot,
+        "cases": len(cohort),
+        "patients": int(table["patient_id"].nunique()),
+        "grid": [len(cohort.channels), cohort.size, cohort.size],
+        "splits": table["split"].value_counts().to_dict(),
+        "labels": {label: table[label].value_counts(dropna=False).sort_index().to_dict() for label in cohort.labels},
+        "lesions": list(cohort.lesions),
+        "annotated": int(table["has_masks"].sum()),
+        "maps": {name: len(cohort.maps(name).indices) for name in cohort.map_names()},
+        "snapshots": [f"{state.id} {state.message}" for state in cohort.history()[:5]],
+        "quarantine": cohort.quarantine[["file", "reason"]].to_dict("records"),
+    }
+
+
+def show_info(console: Console, answer: dict[str, Any]) -> None:
+    """A cohort, a line a fact."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for key, value in answer.items():
+        if key != "quarantine":
+            table.add_row(key, _line(value))
+    for row in answer["quarantine"]:
+        table.add_row("quarantined", f"{row['file']}: {row['reason']}")
+    console.print(table)
+
+
+def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
+    """Methods, differences and the classifier, with intervals."""
+    cases = f"{answer['cases']} cases of {answer['patients']} patients, split {answer['split']}"
+    console.print(metric_table(f"Localisation: {cases}", answer["methods"]))
+    if answer["differences"]:
+        console.print(metric_table("Paired differences", answer["differences"]))
+    show_classifier(console, answer["classifier"])
+    console.print(f"report {answer['report']}", soft_wrap=True)
+
+
+def show_demo(console: Console, summary: dict[str, Any]) -> None:
+    """The demo's table and the paths of what it made."""
+    cases = summary["cases"]["evaluated"]
+    console.print(metric_table(f"Lesion localisation on {cases} held-out simulated cases", summary["methods"]))
+    console.print(metric_table("Paired differences", summary["differences"]))
+    show_classifier(console, summary["classifier"])
+    refinement, features = summary["refinement"], summary["radiomics"]
+    console.print(
+        f"Refinement: {refinement['refined']} images refined, {refinement['mean_iterations']:.1f} iterations on average, "
+        f"{refinement['stopped_by_score']:.0%} stopped by score. "
+        f"Radiomics: {features['rows']} rows, {features['features']} features."
+    )
+    console.print("Seconds: " + ", ".join(f"{step} {value:g}" for step, value in summary["seconds"].items()))
+    for name, path in summary["paths"].items():
+        console.print(f"{name:9} {_line(path)}", soft_wrap=True)
+    console.print("Browse the runs: mlflow ui --backend-store-uri sqlite:///.lesionflow/mlflow.db", soft_wrap=True)
+
+
+def metric_table(title: str, methods: dict[str, dict[str, Any]]) -> Table:
+    """Method · metric [low, high]."""
+    table = Table("method", title=title, title_justify="left")
+    shown = [key for key in SHOWN if any(key in metrics for metrics in methods.values())]
+    for key in shown:
+        table.add_column(key)
+    for name, metrics in methods.items():
+        table.add_row(name, *(with_interval(metrics, key) if key in metrics else "–" for key in shown))
+    return table
+
+
+def show_classifier(console: Console, metrics: dict[str, Any]) -> None:
+    """MSE, kappa and AUC in one line."""
+    if metrics:
+        parts = [f"{key} {with_interval(metrics, key)}" for key in ("mse", "kappa", "auc_referable")]
+        console.print(f"Classifier on {metrics['cases']} cases: " + ", ".join(parts))
+
+
+def show_systems(console: Console) -> None:
+    """Every registered system."""
+    table = Table("system", "family", "paper")
+    for name, registered in systems().items():
+        table.add_row(name, registered.family, registered.paper)
+    console.print(table)
+
+
+def show_system(console: Console, name: str) -> None:
+    """A system's reference and its settings."""
+    if name not in systems():
+        raise ModelError(f"no system {name!r}; there are: {', '.join(systems())}")
+    registered = systems()[name]
+    console.print(f"{name} ({registered.family}): {registered.paper}\n", soft_wrap=True)
+    console.print_json(json.dumps(registered.config().model_dump(mode="json")))
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_line(part)}" for key, part in value.items()) or "none"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)

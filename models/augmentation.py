@@ -1,0 +1,51 @@
+"""Training-time augmentation of photographs by MONAI's random transforms.
+
+in   image (C, H, W) uint8
+out  image (C, H, W) float32 in 0 … 255
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip, RandScaleIntensity
+from pydantic import Field
+from torch import Tensor
+
+from models.config import Config
+
+
+class AugmentationConfig(Config):
+    """What varies between two looks at one photograph; fractions are of the side or of the intensity."""
+
+    flip: bool = True
+    rotation_degrees: float = Field(default=15.0, ge=0, le=180)
+    zoom: float = Field(default=0.1, ge=0, lt=1)
+    shift: float = Field(default=0.03, ge=0, lt=1)
+    brightness: float = Field(default=0.1, ge=0, lt=1)
+    gamma: float = Field(default=0.15, ge=0, lt=1)
+
+
+def augmentation(config: AugmentationConfig, size: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """The random transform that `config` describes for images of side `size` pixels, seeded."""
+    flips = [RandFlip(prob=0.5, spatial_axis=axis) for axis in (0, 1)] if config.flip else []
+    affine = RandAffine(
+        prob=1.0,
+        rotate_range=np.deg2rad(config.rotation_degrees),
+        scale_range=(config.zoom, config.zoom),
+        translate_range=(config.shift * size, config.shift * size),
+        padding_mode="zeros",
+        cache_grid=True,
+        spatial_size=(size, size),
+    )
+    colour = [
+        RandScaleIntensity(factors=config.brightness, prob=0.5),
+        RandAdjustContrast(gamma=(1 - config.gamma, 1 + config.gamma), prob=0.5),
+    ]
+    transform = Compose([*flips, affine, *colour])
+    transform.set_random_state(seed=seed)
+
+    def augmented(image: Tensor) -> Tensor:
+        return torch.as_tensor(transform(image.float())).clamp(0, 255)
+
+    return augmented

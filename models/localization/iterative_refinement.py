@@ -1,0 +1,161 @@
+"""iterative-refinement — Improving weakly-supervised lesion localization with iterative saliency map refinement.
+
+González-Gonzalo, Liefers, van Ginneken and Sánchez (MIDL 2018). A VGG-16 learns to predict a severity grade f(x) by
+
+    L = mean (f(x) − grade)²                                                    (section 2.1)
+
+and `models.localization.refinement` turns its saliency s_0 into S (section 2.2).
+
+in   image     (B, C, H, W) uint8 or uint16, or float32 in 0 … 255, as augmentation leaves it
+     label     (B,) grade, 0 … 4
+out  score     (B,) the predicted grade
+     saliency  (B, H, W) float32 ≥ 0: s_0, in grades per unit of the network's input
+"""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.blocks.vgg import VGGConfig, VGGRegressor
+from models.config import Config
+from models.errors import ModelError
+from models.localization.refinement import RefinementConfig
+from models.registry import system
+from models.saliency import SALIENCY, Explanation, attribution_map
+from models.system import Batch, Prediction, System
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class OptimiserConfig(Config):
+    """The paper's optimiser is SGD with Nesterov momentum 0.9.
+
+    It leaves open the learning rate, weight decay and schedule. AdamW and the one-cycle schedule are for small
+    networks on a CPU.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: PositiveFloat = 1e-3
+    momentum: NonNegativeFloat = Field(default=0.9, lt=1.0)
+    weight_decay: NonNegativeFloat = 5e-4
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+
+
+class IterativeRefinementConfig(Config):
+    """`mean` and `std` normalise intensities scaled to 0 … 1: one value, or one a channel; defaults: ImageNet's."""
+
+    network: VGGConfig = VGGConfig()
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[PositiveFloat, ...] = IMAGENET_STD
+    optimiser: OptimiserConfig = OptimiserConfig()
+    refinement: RefinementConfig = RefinementConfig()
+
+    @model_validator(mode="after")
+    def _one_output_and_fitting_channels(self) -> "IterativeRefinementConfig":
+        if self.network.outputs != 1:
+            raise ValueError(f"the grade is one number: network.outputs must be 1, not {self.network.outputs}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.network.in_channels):
+                raise ValueError(
+                    f"{name} has {len(values)} values for {self.network.in_channels} channels: give 1 or one each"
+                )
+        return self
+
+
+def grade_loss(predicted: Tensor, grade: Tensor) -> Tensor:
+    """Mean squared error between (B,) predicted and (B,) true grades."""
+    return F.mse_loss(predicted, grade.to(predicted.dtype))
+
+
+@system(
+    "iterative-refinement",
+    family="localization",
+    paper="González-Gonzalo et al., Improving weakly-supervised lesion localization with iterative saliency map "
+    "refinement, MIDL 2018",
+)
+class IterativeRefinement(System):
+    """The grade regressor whose saliency the refinement loop refines."""
+
+    config: IterativeRefinementConfig
+
+    def __init__(self, config: IterativeRefinementConfig):
+        super().__init__(config)
+        self.network = VGGRegressor(config.network)
+        self.register_buffer("mean", torch.tensor(config.mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).reshape(1, -1, 1, 1), persistent=False)
+
+    def to_input(self, image: Tensor) -> Tensor:
+        """Stored intensities (B, C, H, W) → scaled to 0 … 1 and normalised, in the network's precision."""
+        if image.shape[1] != self.config.network.in_channels:
+            raise ModelError(
+                f"the images have {image.shape[1]} channels, the network takes {self.config.network.in_channels}"
+            )
+        white = 65535 if image.dtype == torch.uint16 else 255
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        normalised: Tensor = (image.to(mean.dtype) / white - mean) / std
+        return normalised
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`to_input`'s tensor → grades (B, 1)."""
+        return self.network(image)  # type: ignore[no-any-return]
+
+    def explain(self, image: Tensor) -> Explanation:
+        """Score and attribution of stored images by the configured saliency method."""
+        return SALIENCY[self.config.refinement.saliency](self, self.to_input(image), self.target)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Section 2.1's loss on `image` and `label`."""
+        loss = self._loss(batch)
+        self.log("train/mse", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same loss, as `val/mse`."""
+        self.log("val/mse", self._loss(batch), batch_size=len(batch["image"]), sync_dist=True, prog_bar=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
+        """Score and s_0 of a batch; S comes from `refine`."""
+        score, attribution = self.explain(batch["image"])
+        return {"score": score, "saliency": attribution_map(attribution, self.config.refinement.map_sign)}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, and a schedule over all steps of the training."""
+        chosen = optimiser(self.network, self.config.optimiser)
+        if self.config.optimiser.schedule == "constant":
+            return {"optimizer": chosen}
+        steps = int(self.trainer.estimated_stepping_batches)
+        return {
+            "optimizer": chosen,
+            "lr_scheduler": {"scheduler": schedule(chosen, self.config.optimiser, steps), "interval": "step"},
+        }
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return grade_loss(self.target(self(self.to_input(batch["image"]))), batch["label"])
+
+
+def optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW with the same momentum as its β₁."""
+    if config.name == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(
+            network.parameters(), lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+    )
+
+
+def schedule(
+    chosen: torch.optim.Optimizer, config: OptimiserConfig, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Cosine decay to zero, or one cycle up to `learning_rate` and down, over `steps` optimiser steps."""
+    if config.schedule == "cosine":
+        return torch.optim.lr_scheduler.CosineAnnealingLR(chosen, T_max=steps)
+    return torch.optim.lr_scheduler.OneCycleLR(chosen, max_lr=config.learning_rate, total_steps=steps)

@@ -1,0 +1,117 @@
+"""The one place that touches a model to look inside it, and that leaves it as it was, also after an exception.
+
+A model under one of these contexts belongs to one thread.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from models.errors import ModelError
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients on and parameters frozen; each module's mode and each parameter's flag comes back.
+
+    Frozen parameters spare the backward pass the weights' gradients, and the forward pass what it would keep for them.
+    Works under `no_grad` and `inference_mode` (Lightning's predict loop), too.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            model.eval()
+            for parameter in trainable:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_(True)
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def guided_relus(model: nn.Module) -> Iterator[set[Node]]:
+    """Every nn.ReLU, by type, passes back the positive part of its gradient only; gives the graph nodes that do.
+
+    The hook sits on the output, where an in-place ReLU and a module used twice are no special cases, and where a
+    residual path around the ReLU is left alone.
+    """
+    guided: set[Node] = set()
+
+    def guide(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        if output.grad_fn is not None:
+            guided.add(output.grad_fn)
+            output.register_hook(positive_part)
+
+    refuse_scripted(model)
+    handles = [module.register_forward_hook(guide) for module in model.modules() if isinstance(module, nn.ReLU)]
+    try:
+        yield guided
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def positive_part(gradient: Tensor) -> Tensor:
+    """relu(R); named, because the hooks of all ReLUs share it."""
+    return gradient.clamp_min(0)
+
+
+def refuse_scripted(model: nn.Module) -> None:
+    """ModelError where TorchScript hides the ReLUs."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ModelError(
+            f"{type(model).__name__} is TorchScript, whose ReLUs can't be guided: load the model as Python code"
+        )
+
+
+def refuse_functional_relus(score: Tensor, guided: set[Node], model: nn.Module) -> None:
+    """ModelError if a ReLU that is no module lies between input and score: it would silently get the plain gradient."""
+    for node in graph_nodes(score):
+        if node.name() == "ReluBackward0" and node not in guided:
+            raise ModelError(
+                f"{type(model).__name__} calls a functional ReLU (F.relu or torch.relu), which can't be guided: "
+                "make it an nn.ReLU module, or use the saliency method 'gradient'"
+            )
+
+
+def graph_nodes(tensor: Tensor) -> Iterator[Node]:
+    """Every node of the autograd graph behind `tensor`, once."""
+    seen: set[Node] = set()
+    waiting = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions)
+            yield node
+
+
+@contextmanager
+def last_activation(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Keep the output of whichever of `layers` runs last on more than one pixel; the graph starts there, at a leaf.
+
+    What follows works on a copy, so that an in-place ReLU does not change what was kept.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        if output[0, 0].numel() == 1:
+            return None
+        kept[:] = [output.detach().requires_grad_()]
+        return kept[0].clone()
+
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()

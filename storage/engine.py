@@ -1,0 +1,246 @@
+"""The storage engine: icechunk transactions over Zarr v3. The one module that knows either of them.
+
+A cohort is one icechunk repository with one branch. Every write is one commit on its tip; a writer that dies leaves the tip
+where it was. icechunk calls concurrent commits unsafe on a local file system, so there a lock file serialises writers;
+on an object store a writer that lost the race starts again from the new tip.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import icechunk
+import numpy as np
+import pandas as pd
+import zarr
+from zarr.codecs import ZstdCodec
+
+from storage.errors import CohortError
+
+Group = zarr.Group
+Array = zarr.Array[Any]
+Repository = Any  # icechunk.Repository, which mypy does not follow
+
+BRANCH = "main"
+ATTEMPTS = 100
+COLUMN_CHUNK = 4096  # rows a chunk of a column
+ROWS_A_MANIFEST = 4096  # without it each commit rewrites the chunk list of all cases: 17 MB against 4.6 MB after 40 commits
+SMALL_ROW, SMALL_ROWS = 4096, 1024  # rows of fewer bytes lie so many to a chunk
+
+icechunk.set_logs_filter("error")  # it warns of concurrent local commits at each opening; `_exclusive` answers that
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One state of a cohort."""
+
+    id: str
+    time: datetime
+    message: str
+
+
+def exists(path: str) -> bool:
+    """Whether there is a repository at `path`. Asking creates nothing."""
+    # icechunk makes the folder that it is asked about
+    return (_is_remote(path) or Path(path).is_dir()) and bool(icechunk.Repository.exists(_storage(path)))
+
+
+def open_repository(path: str) -> Repository:
+    """The repository at `path`; CohortError where it cannot be read."""
+    try:
+        return icechunk.Repository.open(_storage(path))
+    except icechunk.IcechunkError as error:
+        raise CohortError(f"{path} cannot be opened as a cohort: {_first_line(error)}") from error
+
+
+def open_or_create_repository(path: str) -> Repository:
+    """The repository at `path`, made where there is none."""
+    with _exclusive(path):
+        return open_repository(path) if exists(path) else icechunk.Repository.create(_storage(path), config=_config())
+
+
+def transact(repository: Repository, path: str, change: Callable[[Group, str], str | None]) -> str:
+    """Apply `change(root group, snapshot id)` to the tip and commit it under the message it returns; the new snapshot's id.
+
+    Where `change` returns None nothing is committed and the tip's id comes back. `change` may run more than once, each
+    time on a fresh tip. CohortError when the store cannot be written (a full disk): the tip then stays where it was.
+    """
+    try:
+        with _exclusive(path):
+            for _ in range(ATTEMPTS):
+                session = repository.writable_session(BRANCH)
+                base = str(session.snapshot_id)
+                message = change(zarr.open_group(session.store, mode="a", zarr_format=3), base)
+                if message is None:
+                    return base
+                try:
+                    return str(session.commit(message))
+                except icechunk.ConflictError:
+                    continue
+    except (icechunk.IcechunkError, OSError) as error:
+        raise CohortError(f"{path} cannot be written: {_first_line(error)}") from error
+    raise CohortError(f"{path} is written to by others without a pause; try again later")
+
+
+def tip(repository: Repository) -> str:
+    """The id of the newest snapshot."""
+    return str(repository.lookup_branch(BRANCH))
+
+
+def read_group(repository: Repository, path: str, snapshot: str) -> Group:
+    """The root group as it was at `snapshot`, read only; CohortError for an unknown snapshot."""
+    try:
+        return zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r", zarr_format=3)
+    except (icechunk.IcechunkError, ValueError) as error:
+        raise CohortError(f"{path} has no snapshot '{snapshot}'; its history lists those it has") from error
+
+
+def history(repository: Repository, snapshot: str) -> list[Snapshot]:
+    """The snapshots that led to `snapshot`, newest first."""
+    ancestry = list(repository.ancestry(snapshot_id=snapshot))
+    return [Snapshot(str(one.id), one.written_at, one.message) for one in ancestry[:-1]]  # the last is icechunk's own
+
+
+def subgroup(group: Group, name: str) -> Group:
+    """The group `name` in `group`; KeyError where there is none."""
+    found = child_group(group, name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def child_group(group: Group, name: str) -> Group | None:
+    """The group `name` in `group`, or None."""
+    found = group.get(name)
+    return found if isinstance(found, Group) else None
+
+
+def array_of(group: Group, name: str) -> Array:
+    """The array `name` in `group`; KeyError where there is none."""
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise KeyError(name)
+    return found
+
+
+def groups_with(group: Group, array: str) -> list[str]:
+    """The paths of all groups below `group`, however deep, that hold an array of this name; sorted."""
+    members = group.members(max_depth=None)
+    return sorted(path.rpartition("/")[0] for path, member in members if path.endswith(f"/{array}") and _is_array(member))
+
+
+def delete_arrays(group: Group) -> None:
+    """Remove the arrays of `group`; the groups in it stay."""
+    for name in list(group.array_keys()):
+        del group[name]
+
+
+def add_rows(
+    group: Group, name: str, shape: tuple[int, ...], dtype: str, dims: tuple[str, ...], together: int | None = None
+) -> None:
+    """An empty array of rows of `shape`; `together` rows a chunk, by default one, or many where a row is small."""
+    row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    group.create_array(
+        name,
+        shape=(0, *shape),
+        chunks=(together or (1 if row_bytes >= SMALL_ROW else SMALL_ROWS), *shape),
+        dtype=dtype,
+        compressors=ZstdCodec(level=1),
+        dimension_names=("case", *dims),
+    )
+
+
+def add_columns(group: Group, kinds: Mapping[str, str], dim: str = "case") -> None:
+    """Empty columns by name and dtype; text is `string`, of any length, so that a column of it can grow."""
+    for name, kind in kinds.items():
+        group.create_array(name, shape=(0,), chunks=(COLUMN_CHUNK,), dtype=kind, dimension_names=(dim,))
+
+
+def read_columns(group: Group, names: Sequence[str]) -> pd.DataFrame:
+    """Columns of one length as a table."""
+    return pd.DataFrame({name: _column(array_of(group, name)) for name in names})
+
+
+def append_columns(group: Group, rows: pd.DataFrame) -> None:
+    """Append a table to the columns of the same names."""
+    for name in rows.columns:
+        append(array_of(group, str(name)), _values(rows[name]))
+
+
+def rewrite_columns(group: Group, rows: pd.DataFrame) -> None:
+    """Make `rows` all that the columns of the same names hold."""
+    for name in rows.columns:
+        column = array_of(group, str(name))
+        column.resize((len(rows),))
+        column[:] = _values(rows[name])
+
+
+def append(array: Array, values: np.ndarray) -> None:
+    """Append rows."""
+    rows = array.shape[0]
+    array.resize((rows + len(values), *array.shape[1:]))
+    array[rows:] = values
+
+
+def _values(column: "pd.Series[Any]") -> np.ndarray:
+    """A column as numpy has it; text as Python strings, whatever pandas keeps it as."""
+    is_text = pd.api.types.is_string_dtype(column.dtype)
+    return column.to_numpy(dtype=object) if is_text else column.to_numpy()
+
+
+def _column(array: Array) -> np.ndarray:
+    values = np.asarray(array[:])
+    return values.astype(object) if values.dtype.kind == "T" else values
+
+
+def _is_array(member: object) -> bool:
+    return isinstance(member, zarr.Array)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _storage(path: str) -> Any:
+    """Where icechunk finds `path`: a folder, or a bucket with credentials from the environment."""
+    scheme, _, rest = path.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    if not rest:
+        return icechunk.local_filesystem_storage(path)
+    if scheme == "s3":
+        return icechunk.s3_storage(bucket=bucket, prefix=prefix, from_env=True)
+    if scheme == "gs":
+        return icechunk.gcs_storage(bucket=bucket, prefix=prefix, from_env=True)
+    raise CohortError(f"{path} is no place for a cohort: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME is")
+
+
+def _config() -> Any:
+    config = icechunk.RepositoryConfig.default()
+    rows = {icechunk.ManifestSplitDimCondition.Axis(0): ROWS_A_MANIFEST}
+    splitting = icechunk.ManifestSplittingConfig.from_dict({icechunk.ManifestSplitCondition.AnyArray(): rows})
+    config.manifest = icechunk.ManifestConfig(splitting=splitting)
+    return config
+
+
+@contextmanager
+def _exclusive(path: str) -> Iterator[None]:
+    """Be the only writer of a local cohort; the system lets go of the lock when the writer dies."""
+    if _is_remote(path):
+        yield
+        return
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise CohortError(f"{path} is a file; a cohort is a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,143 @@
+"""The retinal vessel tree: arteries and veins in arcades around the macula, grown level by level, painted by optical density."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from storage.sources.fundus.spots import FIELD_SHARE, Plane, Points
+
+_BLOOD_OF_LEVEL = (1.0, 0.8, 0.6, 0.42)  # thin vessels hold less blood in depth
+_ARTERY_SHARE = 0.72  # arterial blood is brighter
+_REFLEX = {False: 0.45, True: 0.8}  # what the light streak along an artery / a vein leaves of the density
+_SHIFT = 4  # fractional bits of cv2's drawing coordinates
+
+
+@dataclass(frozen=True, eq=False)
+class Vessels:
+    """N vessels of one level, each a polyline: `points` (N, M, 2) as x, y, `width` (N, M), in field-of-view radii."""
+
+    points: Points
+    width: Points
+    is_vein: npt.NDArray[np.bool_]  # (N,)
+
+
+def grow_tree(rng: np.random.Generator, disc: Points, fovea: Points, tortuosity: float) -> tuple[Vessels, ...]:
+    """Four levels of vessels, trunks first, for an eye whose disc and fovea lie at `disc` and `fovea` (x, y)."""
+    nasal = float(np.sign(disc[0] - fovea[0]))
+    trunks = _trunks(rng, disc, nasal, tortuosity)
+    branches = _branches(rng, trunks, 5, 0.36, (0.40, 0.66), fovea, tortuosity, 14)
+    twigs = _branches(rng, branches, 3, 0.45, (0.5, 0.75), fovea, tortuosity, 8)
+    return trunks, branches, twigs, _branches(rng, twigs, 1, 0.5, (0.55, 0.8), fovea, tortuosity, 4)
+
+
+def _trunks(rng: np.random.Generator, disc: Points, nasal: float, tortuosity: float) -> Vessels:
+    """Two temporal arcades, four nasal trunks and two macular twigs of each kind; control points relative to the disc."""
+    shapes, widths, veins = [], [], []
+    for is_vein in (True, False):
+        thick, shift = (0.033, 0.0) if is_vein else (0.024, rng.choice([-0.08, 0.08]))
+        for up in (-1.0, 1.0):
+            bow, steep, flat = rng.uniform(0.66, 0.92) + shift, rng.uniform(-0.1, 0.3), rng.uniform(0.2, 0.7)
+            shapes.append([[0, 0], [rng.uniform(-0.05, 0.12), up * 0.45], [-0.55, up * bow], [-1.75, up * (bow - 0.45)]])
+            shapes.append([[0, 0], [0.04 + shift, up * 0.25], [0.5 * steep, up * 0.6], [steep, up * 1.2]])
+            shapes.append([[0, 0], [0.16, up * 0.16], [0.36, up * 0.6 * flat], [0.8, up * flat]])
+            shapes.append([[0, 0], [-0.16, up * 0.06], [-0.34, up * rng.uniform(0.1, 0.2)], [-0.5, up * rng.uniform(0.12, 0.26)]])
+            widths += [thick, 0.6 * thick, 0.42 * thick, 0.22 * thick]
+            veins += [is_vein] * 4
+    control = np.array(shapes) + rng.normal(0.0, 0.025, (len(shapes), 4, 2)) * np.array([0, 1, 1, 1])[:, None]
+    control[:, 0] += rng.uniform(-0.03, 0.03, (len(shapes), 2))
+    points = _wander(rng, _bezier(control * [nasal, 1.0] + disc, 32), 1.0, tortuosity)
+    width = np.array(widths)[:, None] * rng.uniform(0.85, 1.1, (len(widths), 1)) * np.linspace(1.0, 0.5, 32)
+    return Vessels(points, width, np.array(veins))
+
+
+def _branches(
+    rng: np.random.Generator,
+    parents: Vessels,
+    per_parent: int,
+    length: float,
+    width_ratio: tuple[float, float],
+    fovea: Points,
+    tortuosity: float,
+    steps: int,
+) -> Vessels:
+    """`per_parent` branches of each parent, `length` of its chord long on average, leaving at 25–65° on alternating sides and keeping clear of the fovea."""
+    n_parents, n_points = parents.width.shape
+    parent = np.repeat(np.arange(n_parents), per_parent)
+    place = (np.tile(np.arange(per_parent), n_parents) + rng.random(len(parent))) / per_parent
+    at = ((0.17 + 0.78 * place) * (n_points - 2)).astype(np.int64)
+    side = np.where(rng.random(n_parents)[parent] < 0.5, 1.0, -1.0) * np.where(np.arange(len(parent)) % 2, 1.0, -1.0)
+    start = parents.points[parent, at]
+    tangent = parents.points[parent, at + 1] - start
+    heading = np.arctan2(tangent[:, 1], tangent[:, 0])
+    leave = heading + side * rng.uniform(0.45, 1.15, len(parent))
+    settle = leave - side * rng.uniform(-0.2, 0.9, len(parent))
+    chord = np.linalg.norm(parents.points[:, -1] - parents.points[:, 0], axis=-1)[parent]
+    reach = length * chord * rng.uniform(0.45, 1.3, len(parent))
+    middle = start + 0.5 * reach[:, None] * _unit(leave)
+    end = _clear_of(middle + 0.5 * reach[:, None] * _unit(settle), fovea, 0.13)
+    points = _wander(rng, _bezier(np.stack([start, middle, end], axis=1), steps), 0.5, tortuosity)
+    first = parents.width[parent, at] * rng.uniform(*width_ratio, len(parent))
+    return Vessels(points, first[:, None] * np.linspace(1.0, 0.3, steps), parents.is_vein[parent])
+
+
+def _unit(angle: Points) -> Points:
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+
+
+def _clear_of(points: Points, fovea: Points, radius: float) -> Points:
+    """Points (N, 2) within `radius` of the fovea moved out to that distance: its middle carries no vessels."""
+    away = points - fovea
+    distance = np.maximum(np.hypot(away[:, 0], away[:, 1]), 1e-6)[:, None]
+    return np.asarray(fovea + away * np.maximum(1.0, radius / distance))
+
+
+def _bezier(control: Points, steps: int) -> Points:
+    """Bézier curves with control points (N, K, 2), sampled at (N, steps, 2)."""
+    t = np.linspace(0.0, 1.0, steps)[:, None]
+    if control.shape[1] == 4:
+        basis = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    else:
+        basis = np.hstack([(1 - t) ** 2, 2 * t * (1 - t), t**2])
+    return np.asarray(np.einsum("sk,nkd->nsd", basis, control))
+
+
+def _wander(rng: np.random.Generator, points: Points, span: float, tortuosity: float) -> Points:
+    """Curves displaced across their course by a few random waves, growing from nothing at the start."""
+    t = np.linspace(0.0, 1.0, points.shape[1])
+    waves = np.array([1.3, 2.7, 4.9, 7.9]) * span
+    chord = np.linalg.norm(points[:, -1] - points[:, 0], axis=-1)[:, None]
+    height = 0.018 * tortuosity * chord**0.8 * rng.normal(0.0, 1.0, (len(points), 4)) / waves
+    phase = rng.uniform(0.0, 2 * np.pi, (len(points), 4, 1))
+    offset = np.einsum("nw,nwt->nt", height, np.sin(2 * np.pi * waves[:, None] * t + phase)) * np.minimum(1.0, 4 * t)
+    tangent = np.gradient(points, axis=1)
+    normal = np.stack([-tangent[..., 1], tangent[..., 0]], axis=-1)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
+    return np.asarray(points + offset[..., None] * normal)
+
+
+def paint_blood(tree: tuple[Vessels, ...], size: int) -> Plane:
+    """Blood in depth (H, W): about 1 in the thickest vein, adding up where vessels cross."""
+    canvas_size = max(512, 2 * size)
+    depth = np.zeros((size, size), np.float32)
+    for is_vein in (True, False):
+        canvas = np.zeros((canvas_size, canvas_size), np.uint8)
+        for level in reversed(range(len(tree))):
+            _draw_level(canvas, tree[level], is_vein, _BLOOD_OF_LEVEL[level])
+        _draw_level(canvas, tree[0], is_vein, _REFLEX[is_vein], thinner=0.3)
+        layer = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+        depth += layer.astype(np.float32) * ((1.0 if is_vein else _ARTERY_SHARE) / 255)
+    return depth
+
+
+def _draw_level(canvas: npt.NDArray[np.uint8], vessels: Vessels, is_vein: bool, depth: float, thinner: float = 1.0) -> None:
+    """Draw the arteries or veins of one level into `canvas`, segments of one thickness together."""
+    scale = FIELD_SHARE * len(canvas) / 2
+    chosen = vessels.is_vein == is_vein
+    points = vessels.points[chosen] * scale + (len(canvas) - 1) / 2
+    fixed = np.rint(points * 2**_SHIFT).astype(np.int32)
+    thickness = np.maximum(np.rint(vessels.width[chosen] * scale * thinner), 1).astype(np.int64)[:, :-1]
+    segments = np.stack([fixed[:, :-1], fixed[:, 1:]], axis=2)
+    for pixels in np.unique(thickness):
+        cv2.polylines(canvas, list(segments[thickness == pixels]), False, round(255 * depth), int(pixels), cv2.LINE_8, _SHIFT)

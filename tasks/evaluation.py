@@ -1,0 +1,184 @@
+"""Evaluation: maps against truth masks on held-out cases, every number with its patient-level interval."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import task
+
+from models.metrics import (
+    EvidenceConfig,
+    froc_curve,
+    grading_metrics,
+    localization_metrics,
+    paired_difference,
+    pr_curve,
+)
+from storage.cohort import Cohort
+from storage.errors import CohortError
+from tasks.figures import classification_figure, pr_and_froc
+from tasks.maps import (
+    Evidence,
+    annotated_cases,
+    find_maps,
+    gather_evidence,
+    maps_digest,
+    short_names,
+    validation_thresholds,
+)
+from tasks.reporting import Section, publish_report
+from tasks.reuse import fingerprint, finished, remember, write_json
+from tasks.tracking import TrackedRun, tracked_run
+
+SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", "dice")
+
+
+@task(name="evaluate-maps")
+def evaluate_maps(
+    cohort: str, maps: list[str], lesions: list[str], split: str, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Metrics of each map set on `split`, the difference of the first from each other one, and the grading metrics."""
+    opened = Cohort.open(cohort)
+    names = short_names([find_maps(opened, wanted) for wanted in maps])
+    check_lesions(opened, lesions)
+    settings = {"cohort": cohort, "maps": names, "lesions": lesions, "split": split, "seed": seed, "resamples": resamples}
+    key = fingerprint(
+        "evaluate", **settings, content=opened.content_digest(), made=maps_digest(opened, list(names.values()))
+    )
+    if known := finished("evaluate", key):
+        return {**known, "reused": True}
+    with tracked_run("evaluate", settings) as run:
+        tested = gather(opened, names, lesions, split)
+        answer = {**settings, "snapshot": opened.snapshot, **measured(opened, tested, names, settings)}
+        page = publish_evaluation(run, opened, tested, answer)
+        file = write_json(page.with_suffix(".json"), {**answer, "run_id": run.run_id, "report": str(page)})
+    return remember("evaluate", key, json.loads(file.read_text()), [page])
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evidence of several map sets on the same cases."""
+
+    cases: list[int]
+    patients: list[str]
+    evidence: Evidence
+
+
+def gather(cohort: Cohort, names: dict[str, str], lesions: list[str], split: str) -> Evaluated:
+    """Evidence on the annotated cases of `split` that every map set has.
+
+    Raises:
+        CohortError: there is no such case.
+    """
+    cases = annotated_cases(cohort, list(names.values()), split)
+    if not cases:
+        raise CohortError(f"{cohort.path} has no case in split {split!r} with both masks and all of {', '.join(names)}")
+    evidence = gather_evidence(cohort, names, cases, lesions, EvidenceConfig())
+    return Evaluated(cases, cohort.table.loc[cases, "patient_id"].tolist(), evidence)
+
+
+def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
+    """Metrics, paired differences, thresholds and the classifier's own figures."""
+    drawn: dict[str, Any]
+    split, drawn = settings["split"], {"resamples": settings["resamples"], "seed": settings["seed"]}
+    held_out = split == "test"
+    thresholds = validation_thresholds(cohort, names, settings["lesions"], EvidenceConfig()) if held_out else {}
+    methods = {
+        name: localization_metrics(evidence, tested.patients, threshold=thresholds.get(name), **drawn)
+        for name, evidence in tested.evidence.items()
+    }
+    reference, *others = methods
+    differences = {
+        f"{reference} - {other}": paired_difference(
+            tested.evidence[reference],
+            tested.evidence[other],
+            tested.patients,
+            thresholds=(thresholds[reference], thresholds[other]) if thresholds else None,
+            **drawn,
+        )
+        for other in others
+    }
+    return {
+        "cases": len(tested.cases),
+        "patients": len(set(tested.patients)),
+        "methods": methods,
+        "differences": differences,
+        "dice_threshold": thresholds,
+        "classifier": grading(cohort, names, split, **drawn),
+    }
+
+
+def check_lesions(cohort: Cohort, lesions: list[str]) -> None:
+    """Complain about a lesion class that the cohort does not have."""
+    for lesion in lesions:
+        if lesion not in cohort.lesions:
+            raise CohortError(f"{cohort.path} has no lesion class {lesion!r}; it has: {', '.join(cohort.lesions)}")
+
+
+def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, seed: int) -> dict[str, Any]:
+    """How well the model's score tells the label it was trained on, over the labelled cases of `split`."""
+    maps = cohort.maps(next(iter(names.values())))
+    target = maps.attrs.get("target")
+    if target not in cohort.labels:
+        return {}
+    scores = maps.table["score"]
+    table = cohort.table.loc[scores.index]
+    chosen = table[table[target].notna() & (table["split"].eq(split) | (split == "all"))]
+    if chosen.empty:
+        return {}
+    labels, scored = chosen[target].to_numpy(float), scores.loc[chosen.index].to_numpy(float)
+    metrics = grading_metrics(labels, scored, chosen["patient_id"].tolist(), resamples=resamples, seed=seed)
+    return {**metrics, "cases": len(chosen)}
+
+
+def result_table(methods: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Method · metric [low, high], as printed and reported."""
+    rows = []
+    for name, metrics in methods.items():
+        shown = {key: with_interval(metrics, key) for key in SHOWN if key in metrics}
+        rows.append({"method": name, **shown})
+    return pd.DataFrame(rows)
+
+
+def with_interval(metrics: dict[str, Any], key: str) -> str:
+    """`0.412 [0.380, 0.447]`."""
+    value, (low, high) = metrics[key], metrics[f"{key}_interval"]
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(value) else "–"
+
+
+def publish_evaluation(run: TrackedRun, cohort: Cohort, tested: Evaluated, answer: dict[str, Any]) -> Path:
+    """Metrics, curves and tables, in MLflow and as a page."""
+    for name, metrics in answer["methods"].items():
+        run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})
+    run.log_metrics({f"classifier/{key}": value for key, value in answer["classifier"].items()})
+    run.log_json(answer, "evaluation.json")
+    run.tag(snapshot=answer["snapshot"])
+    pr = {name: pr_curve(evidence) for name, evidence in tested.evidence.items()}
+    froc = {name: froc_curve(evidence) for name, evidence in tested.evidence.items()}
+    prevalence = float(np.mean([cohort.mask(case).mean() for case in tested.cases]))
+    sections = [
+        Section(
+            f"Localisation on {answer['cases']} {answer['split']} cases of {answer['patients']} patients",
+            "95 % intervals by resampling patients. Dice at the threshold that is best on the validation cases.",
+            table=result_table(answer["methods"]),
+        ),
+        Section("Precision-recall (pooled pixels) and FROC", figure=pr_and_froc(pr, froc, prevalence)),
+    ]
+    if answer["differences"]:
+        sections.insert(1, Section("Paired differences", table=result_table(answer["differences"])))
+    if answer["classifier"]:
+        sections += grading_sections(cohort, tested, answer)
+    return publish_report("evaluate", run, f"Evaluation of {cohort.path}", sections)
+
+
+def grading_sections(cohort: Cohort, tested: Evaluated, answer: dict[str, Any]) -> list[Section]:
+    """The classifier behind the maps."""
+    maps = cohort.maps(next(iter(answer["maps"].values())))
+    labels = cohort.table.loc[tested.cases, maps.attrs["target"]].to_numpy(float)
+    scores = maps.table.loc[tested.cases, "score"].to_numpy(float)
+    known = np.isfinite(labels)
+    shown = pd.DataFrame([{key: with_interval(answer["classifier"], key) for key in ("mse", "kappa", "auc_referable")}])
+    return [Section("The classifier", table=shown, figure=classification_figure(labels[known], scores[known]))]

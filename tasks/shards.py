@@ -1,0 +1,36 @@
+"""Batch work shard by shard on Dask: a local cluster by default, an existing one by LESIONFLOW_DASK_ADDRESS."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from dask.config import set as dask_settings
+from distributed import Client, as_completed
+
+ADDRESS = "LESIONFLOW_DASK_ADDRESS"
+
+
+def map_shards(function: Callable[[Any], Any], shards: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """(position, answer) of `function` over `shards`, in the order in which they finish.
+
+    One shard is done in this process: a cluster would cost more than it saves. Dask is called straight from inside one
+    Prefect task (docs/decisions/dask.md).
+    """
+    if len(shards) <= 1:
+        yield from ((position, function(shard)) for position, shard in enumerate(shards))
+        return
+    with dask_settings({"distributed.worker.daemon": False}), cluster_client(len(shards)) as client:
+        futures = {client.submit(function, shard, pure=False): position for position, shard in enumerate(shards)}
+        for future, answer in as_completed(futures, with_results=True):
+            yield futures[future], answer
+
+
+def cluster_client(shards: int) -> Client:
+    """A client of the cluster that the environment names, or of a local one with a process a core."""
+    if address := os.environ.get(ADDRESS):
+        return Client(address)
+    workers = min(os.cpu_count() or 1, shards)
+    return Client(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
+    )

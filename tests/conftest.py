@@ -1,0 +1,40 @@
+"""Shared fixtures, few and named for what they are. The workspace is entered before anything imports Prefect or MLflow."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.workspace import VARIABLE, Workspace, current_workspace, enter_workspace
+
+_session_workspace = Path(tempfile.mkdtemp(prefix="lesionflow-tests-"))
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+enter_workspace(_session_workspace)
+os.environ.pop("MLFLOW_TRACKING_URI")    # each test's workspace has its own database
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A fresh workspace for one test."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "workspace"))
+    return current_workspace()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect on a temporary database, for tests that run flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """The folder of real photographs; LESIONFLOW_DATA names it."""
+    folder = Path(os.environ.get("LESIONFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; set LESIONFLOW_DATA")
+    return folder

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from torch import nn
+from torch.nn import functional as F
+
+from models.errors import ModelError
+from models.saliency import class_logit, grad_cam, regression_output
+
+
+@pytest.mark.parametrize("network", ["vgg", "resnet"])
+def test_equals_captum_on_the_input_grid(network, request):
+    model = request.getfixturevalue(network)
+    layer, target, index = (
+        (model.features[28], regression_output(), None)
+        if network == "vgg"
+        else (model.layer4[1].conv2, class_logit(1), 1)
+    )
+    image = torch.randn(3, 3, 64, 64)
+    given = grad_cam(model, image, target).attribution
+    assert torch.equal(given, grad_cam(model, image, target, layer=layer).attribution)
+    expected = captums(model, layer, image, index)
+    assert given.shape == (3, 1, 64, 64)
+    assert torch.allclose(given, expected, rtol=1e-3, atol=float(1e-5 * expected.abs().max()))
+
+
+def captums(model, layer, image, index):
+    """captum can't have the layer's output changed in place, so here the following ReLU gets a copy."""
+    handle = layer.register_forward_hook(lambda _module, _inputs, output: output.clone())
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    coarse = LayerGradCam(model, layer).attribute(image, target=index, relu_attributions=True)
+    for module, mode in training:
+        module.training = mode
+    handle.remove()
+    return F.interpolate(coarse.detach(), size=(64, 64), mode="bilinear", align_corners=False)
+
+
+def test_closed_form():
+    """One channel A = 2x, y = 3 mean(A): α = 3 / 16 and L = relu(α A)."""
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(conv.weight, 2.0)
+    model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 1, bias=False))
+    nn.init.constant_(model[3].weight, 3.0)
+    image = torch.randn(2, 1, 4, 4)
+    expected = torch.relu(3 / 16 * 2 * image)
+    assert torch.allclose(grad_cam(model, image, regression_output()).attribution, expected)
+
+
+def test_an_in_place_relu_after_the_layer_does_not_change_it():
+    def model(inplace):
+        torch.manual_seed(5)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.ReLU(inplace=inplace), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+        )
+
+    image = torch.randn(2, 1, 8, 8)
+    given = [grad_cam(model(inplace), image, regression_output()).attribution for inplace in (False, True)]
+    assert torch.equal(*given)
+
+
+def test_without_a_convolution_it_says_so():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
+    with pytest.raises(ModelError, match="needs a convolution"):
+        grad_cam(model, torch.randn(1, 1, 4, 4), regression_output())
