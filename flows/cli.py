@@ -6,14 +6,12 @@ load) and so that `--help` answers at once.
 
 import json
 import sys
-
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from tasks.workspace import enter_workspace
 
@@ -24,8 +22,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-console = Console()
+console = Console() if sys.stdout.isatty() else Console(width=160)
 FAILED, WRONG_USE = 1, 2
+Method = Literal["iterative-refinement", "saliency"]
 
 CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="The cohort's folder.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting; dots go deeper. Repeatable.")]
@@ -59,12 +58,16 @@ def demo(json_file: Json = None) -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of photographs, or `sim:fundus?cases=200`.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder of photographs, or `sim:fundus?cases=200`.")
+    ],
     cohort: CohortPath,
     labels: Annotated[Path | None, typer.Option(help="CSV file with a row a photograph.")] = None,
     file_column: Annotated[str, typer.Option(help="Its column of file names.")] = "file",
     label: Annotated[list[str], typer.Option(metavar="NAME=COLUMN", help="A label and its column. Repeatable.")] = [],  # noqa: B006
-    patient_column: Annotated[str | None, typer.Option(help="Its column of patients; without it a case is one.")] = None,
+    patient_column: Annotated[
+        str | None, typer.Option(help="Its column of patients; without it a case is one.")
+    ] = None,
     split_column: Annotated[str | None, typer.Option(help="Its column of splits: train, validation, test.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder of lesion masks.")] = None,
     mask_pattern: Annotated[str, typer.Option(help="How mask files are named.")] = "{stem}_{lesion}.png",
@@ -76,7 +79,7 @@ def ingest(
 ) -> None:
     """Bring a cohort up to date with a folder of photographs or a simulator.
 
-    Example: `lesionflow ingest photos/ cohort --labels grades.csv --file-column image --label grade=dr_grade --size 512`
+    Example: `lesionflow ingest photos cohort --labels grades.csv --file-column image --label grade=dr_grade`
     """
     from flows.ingest import ingest as flow
 
@@ -143,7 +146,7 @@ def train(
 def localize(
     cohort: CohortPath,
     model: Annotated[str, typer.Option(help="Model folder, MLflow run id, NAME or NAME@alias.")],
-    method: Annotated[str, typer.Option(help="iterative-refinement or saliency.")] = "iterative-refinement",
+    method: Annotated[Method, typer.Option(help="The loop, or one plain saliency map.")] = "iterative-refinement",
     saliency: Annotated[str | None, typer.Option(help="guided_backprop, gradient, grad_cam, smoothgrad.")] = None,
     inpainter: Annotated[str | None, typer.Option(help="navier_stokes, telea, harmonic.")] = None,
     split: Split = [],  # noqa: B006
@@ -157,8 +160,6 @@ def localize(
     """
     from flows.localize import localize as flow
 
-    if method not in ("iterative-refinement", "saliency"):
-        fail(f"--method {method!r} is unknown; there are: iterative-refinement, saliency", WRONG_USE)
     chosen = parsed(settings) | ({"inpainter": inpainter} if inpainter else {})
     answer = flow(cohort, model, method, saliency, split, chosen, batch_size)
     show(answer, ("maps", "cases", "new", "mean_iterations", "stopped_by_score", "mean_score_drop", "report"))
@@ -194,7 +195,9 @@ def radiomics(
     maps: Annotated[str | None, typer.Option(metavar="NAME", help="Measure the lesions found in this map set.")] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Measure the cohort's own masks.")] = False,
     split: Split = [],  # noqa: B006
-    threshold: Annotated[float | None, typer.Option(help="Where a found lesion begins; default: by validation.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Where a found lesion begins; default: by validation.")
+    ] = None,
     settings: Set = [],  # noqa: B006
     json_file: Json = None,
 ) -> None:
@@ -253,10 +256,8 @@ def fail(message: str, status: int) -> None:
 
 def show(answer: dict[str, Any], keys: tuple[str, ...]) -> None:
     """The named parts of an answer, a line each."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for key in [key for key in keys if key in answer]:
-        table.add_row(key.replace("_", " "), readable(answer[key]))
-    console.print(table)
+        console.print(f"{key.replace('_', ' '):18} {readable(answer[key])}", soft_wrap=True, highlight=False)
 
 
 def readable(value: Any) -> str:
@@ -265,7 +266,7 @@ def readable(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {readable(part)}" for key, part in value.items())
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def save_json(file: Path | None, answer: dict[str, Any]) -> None:
@@ -307,7 +308,10 @@ def three_fractions(text: str) -> tuple[float, float, float]:
         train_share, validation_share, test_share = (float(part) for part in text.split(","))
     except ValueError:
         fail(f"--fractions {text!r} is not three numbers such as 0.7,0.15,0.15", WRONG_USE)
-    if min(train_share, validation_share, test_share) < 0 or abs(train_share + validation_share + test_share - 1) > 1e-6:
+    if (
+        min(train_share, validation_share, test_share) < 0
+        or abs(train_share + validation_share + test_share - 1) > 1e-6
+    ):
         fail(f"--fractions {text!r} do not add up to 1", WRONG_USE)
     return train_share, validation_share, test_share
 

@@ -19,8 +19,9 @@ MAPS = ["S", "s_0", "grad_cam", "gradient"]
 
 @flow(name="demo")
 def demo() -> dict[str, Any]:
-    """Ingest, train, localise four ways, evaluate, measure; finished steps are reused. Settings: experiments/demo.yaml."""
-    settings, folder, seconds = experiment("demo"), demo_folder(), {}
+    """Ingest, train, localise four ways, evaluate, measure as experiments/demo.yaml says; finished steps are reused."""
+    settings, folder = experiment("demo"), demo_folder()
+    seconds: dict[str, float] = {}
 
     def timed(step: str, run: Callable[..., dict[str, Any]], *arguments: Any, **options: Any) -> dict[str, Any]:
         started = time.monotonic()

@@ -34,13 +34,10 @@ def cohort_info(path: str) -> dict[str, Any]:
 
 def show_info(console: Console, answer: dict[str, Any]) -> None:
     """A cohort, a line a fact."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for key, value in answer.items():
-        if key != "quarantine":
-            table.add_row(key, _line(value))
-    for row in answer["quarantine"]:
-        table.add_row("quarantined", f"{row['file']}: {row['reason']}")
-    console.print(table)
+    facts = [(key, _line(value)) for key, value in answer.items() if key != "quarantine"]
+    facts += [("quarantined", f"{row['file']}: {row['reason']}") for row in answer["quarantine"]]
+    for key, value in facts:
+        console.print(f"{key:12} {value}", soft_wrap=True, highlight=False)
 
 
 def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
@@ -61,7 +58,7 @@ def show_demo(console: Console, summary: dict[str, Any]) -> None:
     show_classifier(console, summary["classifier"])
     refinement, features = summary["refinement"], summary["radiomics"]
     console.print(
-        f"Refinement: {refinement['refined']} images refined, {refinement['mean_iterations']:.1f} iterations on average, "
+        f"Refinement: {refinement['refined']} images, {refinement['mean_iterations']:.1f} iterations on average, "
         f"{refinement['stopped_by_score']:.0%} stopped by score. "
         f"Radiomics: {features['rows']} rows, {features['features']} features."
     )

@@ -1,18 +1,20 @@
 """Training-time augmentation of photographs by MONAI's random transforms.
 
-in   image (C, H, W) uint8
-out  image (C, H, W) float32 in 0 … 255
+in   a case's `image` (C, H, W) uint8
+out  the case with its `image` (C, H, W) float32 in 0 … 255
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip, RandScaleIntensity
 from pydantic import Field
-from torch import Tensor
 
 from models.config import Config
+
+Item = dict[str, Any]
 
 
 class AugmentationConfig(Config):
@@ -26,7 +28,7 @@ class AugmentationConfig(Config):
     gamma: float = Field(default=0.15, ge=0, lt=1)
 
 
-def augmentation(config: AugmentationConfig, size: int, seed: int) -> Callable[[Tensor], Tensor]:
+def augmentation(config: AugmentationConfig, size: int, seed: int) -> Callable[[Item], Item]:
     """The random transform that `config` describes for images of side `size` pixels, seeded."""
     flips = [RandFlip(prob=0.5, spatial_axis=axis) for axis in (0, 1)] if config.flip else []
     affine = RandAffine(
@@ -45,7 +47,8 @@ def augmentation(config: AugmentationConfig, size: int, seed: int) -> Callable[[
     transform = Compose([*flips, affine, *colour])
     transform.set_random_state(seed=seed)
 
-    def augmented(image: Tensor) -> Tensor:
-        return torch.as_tensor(transform(image.float())).clamp(0, 255)
+    def augmented(item: Item) -> Item:
+        image = torch.as_tensor(item["image"]).float()
+        return {**item, "image": torch.as_tensor(transform(image)).clamp(0, 255)}
 
     return augmented

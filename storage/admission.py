@@ -75,20 +75,20 @@ _TWO_SPLITS = "patient '{}' is in split {} of the cohort and the source says {};
 
 
 def one_split_each(named: Iterable[tuple[str, str]]) -> Mapping[str, str]:
-    """The split of each patient from (patient, split) pairs; SourceError where a patient has two, or a split no name."""
+    """The split of each patient from (patient, split) pairs; SourceError for a second or an unknown split."""
     split_of_patient: dict[str, str] = {}
     for patient, split in named:
         if split not in SPLITS:
             raise SourceError(f"patient '{patient}' has split '{split}'; a split is one of {', '.join(SPLITS)}")
         if split_of_patient.setdefault(patient, split) != split:
             first = split_of_patient[patient]
-            raise SourceError(f"patient '{patient}' is in two splits, {first} and {split}; keep each patient in one split")
+            raise SourceError(
+                f"patient '{patient}' is in two splits, {first} and {split}; keep each patient in one split"
+            )
     return split_of_patient
 
 
-def merged_quarantine(
-    quarantine: pd.DataFrame, rejected: Sequence[Rejected], settled: Iterable[str]
-) -> pd.DataFrame:
+def merged_quarantine(quarantine: pd.DataFrame, rejected: Sequence[Rejected], settled: Iterable[str]) -> pd.DataFrame:
     """The quarantine with one row a file, the newest reason of each, and without the files that are `settled`."""
     news = pd.DataFrame(
         [(one.file, one.sha256, one.reason) for one in rejected], columns=list(quarantine.columns), dtype=object

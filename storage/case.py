@@ -12,8 +12,8 @@ class Case:
 
     `image` is (C, H, W) in the dtype of the source. `labels` holds NaN where a label is missing. `masks` maps a lesion
     class to (H, W) bool; a class that is absent was looked for and not found; None: nobody annotated this case.
-    `crop` is (top, left, height, width): the rectangle of source pixels that the grid shows, so that grid pixel row r
-    has its centre at source row `top + (r + 0.5) * height / H`. It may reach outside the source: that part is padding, 0.
+    `crop` is (top, left, height, width): the rectangle of source pixels that the grid shows, so that grid row r has its
+    centre at source row `top + (r + 0.5) * height / H`. It may reach outside the source: that part is padding, 0.
     """
 
     case_id: str
@@ -39,7 +39,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that a source knows of and has not read; `problem` is set where reading it is already known to be in vain."""
+    """A file that a source knows of and has not read; `problem` is set where it is known to be unusable already."""
 
     file: str
     case_id: str

@@ -78,8 +78,8 @@ class Cohort:
             layout.lay_out(group, shared)
             return "an empty cohort"
 
-        repository = engine.open_or_create_repository(str(path))
-        return cls(str(path), repository, engine.transact(repository, str(path), write))
+        engine.create(str(path), write)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: str | Path, snapshot: str | None = None) -> "Cohort":
@@ -227,11 +227,13 @@ class Cohort:
             before = self.table if base == self.snapshot else layout.read_table(group, self._layout)
             judged = admit(before, cases, self.fractions)
             rows = layout.rows_of(judged.cases, judged.splits, self._layout)
-            table = layout.with_labels(pd.concat([before, rows], ignore_index=True) if len(rows) else before, corrections)
+            table = layout.with_labels(
+                pd.concat([before, rows], ignore_index=True) if len(rows) else before, corrections
+            )
             aside = layout.read_quarantine(group)
             freed = [*settled, *(case.file for case in judged.cases)]
             still = merged_quarantine(aside, [*rejected, *judged.rejected], freed)
-            if not len(rows) and not corrections and still.equals(aside):
+            if not len(rows) and not corrections and still.to_dict("list") == aside.to_dict("list"):
                 return None
             layout.append_cases(group, judged.cases, rows, self._layout)
             layout.write_labels(group, corrections)
@@ -260,15 +262,17 @@ class Cohort:
     ) -> str:
         """Write a system's answers to N cases in one transaction; the id of the new snapshot.
 
-        `saliency` is (N, H, W) float32, raw; `table` has N rows of numbers and text; `arrays` are N rows each, such as a
-        score trajectory (N, T) or inpainted images (N, C, H, W); `attrs` describe the set and replace those it had.
+        `saliency` is (N, H, W) float32, raw; `table` has N rows of numbers and text; `arrays` are N rows each, such as
+        a score trajectory (N, T) or inpainted images (N, C, H, W); `attrs` describe the set and replace what it had.
         The first write makes the set `name`, which may hold '/'; a case that has a map gets the new one.
         """
         cases = np.asarray(indices, np.int64)
         if len(cases) and not 0 <= cases.min() <= cases.max() < len(self):
             raise CohortError(f"maps for cases {cases.min()} to {cases.max()}, but {self.path} has {len(self)} cases")
         if saliency.shape != (len(cases), self.size, self.size):
-            raise CohortError(f"maps of shape {saliency.shape} for {len(cases)} cases of {self.size}×{self.size} pixels")
+            raise CohortError(
+                f"maps of shape {saliency.shape} for {len(cases)} cases of {self.size}×{self.size} pixels"
+            )
 
         def write(group: engine.Group) -> str:
             record_maps(group, name, cases, saliency, table, dict(arrays or {}), attrs)
@@ -306,8 +310,9 @@ class Cohort:
         """The cohort as a lazy xarray Dataset; the columns of `table` but the labels are its coordinates."""
         import xarray as xr  # half a second that only its users should wait for
 
-        dataset = xr.open_zarr(self._group.store, consolidated=False, chunks=None, zarr_format=3)
-        return dataset.set_coords([name for name in layout.COLUMNS if name in dataset.variables])
+        dataset: xr.Dataset = xr.open_zarr(self._group.store, consolidated=False, chunks=None, zarr_format=3)
+        coordinates: xr.Dataset = dataset.set_coords(list(layout.COLUMNS))
+        return coordinates
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,11 +1,13 @@
 """The storage engine: icechunk transactions over Zarr v3. The one module that knows either of them.
 
-A cohort is one icechunk repository with one branch. Every write is one commit on its tip; a writer that dies leaves the tip
-where it was. icechunk calls concurrent commits unsafe on a local file system, so there a lock file serialises writers;
-on an object store a writer that lost the race starts again from the new tip.
+A cohort is one icechunk repository with one branch. Every write is one commit on its tip; a writer that dies leaves the
+tip where it was. icechunk calls concurrent commits unsafe on a local file system, so there a lock file serialises
+writers; on an object store a writer that lost the race starts again from the new tip.
 """
 
 import fcntl
+import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ Repository = Any  # icechunk.Repository, which mypy does not follow
 BRANCH = "main"
 ATTEMPTS = 100
 COLUMN_CHUNK = 4096  # rows a chunk of a column
-ROWS_A_MANIFEST = 4096  # without it each commit rewrites the chunk list of all cases: 17 MB against 4.6 MB after 40 commits
+ROWS_A_MANIFEST = (
+    4096  # without it each commit rewrites the chunk list of all cases: 17 MB against 4.6 MB after 40 commits
+)
 SMALL_ROW, SMALL_ROWS = 4096, 1024  # rows of fewer bytes lie so many to a chunk
 
 icechunk.set_logs_filter("error")  # it warns of concurrent local commits at each opening; `_exclusive` answers that
@@ -57,16 +61,33 @@ def open_repository(path: str) -> Repository:
         raise CohortError(f"{path} cannot be opened as a cohort: {_first_line(error)}") from error
 
 
-def open_or_create_repository(path: str) -> Repository:
-    """The repository at `path`, made where there is none."""
-    with _exclusive(path):
-        return open_repository(path) if exists(path) else icechunk.Repository.create(_storage(path), config=_config())
+def create(path: str, lay_out: Callable[[Group, str], str]) -> None:
+    """Make a repository whose first commit is `lay_out`'s; CohortError where `path` has other files in it.
+
+    On a local disk it appears whole: icechunk refuses a folder in which a killed creation has left its first files.
+    """
+    if _is_remote(path) or exists(path):
+        new = not exists(path)
+        repository = icechunk.Repository.create(_storage(path), config=_config()) if new else open_repository(path)
+        transact(repository, path, lay_out)
+        return
+    folder = Path(path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:12]}.partial")
+    try:
+        repository = icechunk.Repository.create(_storage(str(partial)), config=_config())
+        transact(repository, str(partial), lay_out)
+        partial.rename(folder)
+    except OSError as error:
+        raise CohortError(f"{path} cannot be made a cohort: {error.strerror}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def transact(repository: Repository, path: str, change: Callable[[Group, str], str | None]) -> str:
-    """Apply `change(root group, snapshot id)` to the tip and commit it under the message it returns; the new snapshot's id.
+    """Apply `change(root group, snapshot id)` to the tip and commit it under the message it returns; the new tip.
 
-    Where `change` returns None nothing is committed and the tip's id comes back. `change` may run more than once, each
+    Where `change` returns None nothing is committed and the tip stays. `change` may run more than once, each
     time on a fresh tip. CohortError when the store cannot be written (a full disk): the tip then stays where it was.
     """
     try:
@@ -130,7 +151,9 @@ def array_of(group: Group, name: str) -> Array:
 def groups_with(group: Group, array: str) -> list[str]:
     """The paths of all groups below `group`, however deep, that hold an array of this name; sorted."""
     members = group.members(max_depth=None)
-    return sorted(path.rpartition("/")[0] for path, member in members if path.endswith(f"/{array}") and _is_array(member))
+    return sorted(
+        path.rpartition("/")[0] for path, member in members if path.endswith(f"/{array}") and _is_array(member)
+    )
 
 
 def delete_arrays(group: Group) -> None:
@@ -187,9 +210,9 @@ def append(array: Array, values: np.ndarray) -> None:
 
 
 def _values(column: "pd.Series[Any]") -> np.ndarray:
-    """A column as numpy has it; text as Python strings, whatever pandas keeps it as."""
-    is_text = pd.api.types.is_string_dtype(column.dtype)
-    return column.to_numpy(dtype=object) if is_text else column.to_numpy()
+    """A column as numpy has it; all but numbers as text, whatever pandas keeps it as, and a missing text as ''."""
+    is_number = getattr(column.dtype, "kind", "O") in "fiub"
+    return column.to_numpy() if is_number else column.astype(object).fillna("").map(str).to_numpy(dtype=object)
 
 
 def _column(array: Array) -> np.ndarray:
@@ -232,11 +255,7 @@ def _exclusive(path: str) -> Iterator[None]:
     if _is_remote(path):
         yield
         return
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise CohortError(f"{path} is a file; a cohort is a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with Path(path, ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

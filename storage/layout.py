@@ -1,9 +1,9 @@
 """How a cohort lies in its store: which arrays there are, and how cases become rows of them.
 
-`image` (case, channel, y, x) and `mask` (case, lesion, y, x), one case a chunk; a column (case,) for everything that a case's
-row in the table holds; the names of channels and lesions; the group `quarantine`; under `maps/` a group for each set of maps.
-How many cases there are is the length of the columns, written in the same transaction as the pixels: a chunk that is
-missing would read as 0.
+`image` (case, channel, y, x) and `mask` (case, lesion, y, x), one case a chunk; a column (case,) for all that the
+row of a case in the table holds; the names of channels and lesions; the group `quarantine`; under `maps/` a group for
+each set of maps. How many cases there are is the length of the columns, written in the same transaction as the pixels:
+a chunk that is missing would read as 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ TAKEN = {*COLUMNS, "image", "mask", "channel", "lesion", "case", "y", "x", "quar
 
 @dataclass(frozen=True)
 class Layout:
-    """What all cases of a cohort share: grid side in pixels, channels, dtype, lesion classes, labels, split fractions."""
+    """What all cases of a cohort share; `size` is the grid's side in pixels."""
 
     size: int
     channels: tuple[str, ...]
@@ -49,7 +49,9 @@ def read_layout(group: engine.Group) -> Layout | None:
     if stored is None:
         return None
     if stored["format"] != FORMAT:
-        raise CohortError(f"the cohort has format {stored['format']}, this lesionflow reads {FORMAT}; update lesionflow")
+        raise CohortError(
+            f"the cohort has format {stored['format']}, this lesionflow reads {FORMAT}; update lesionflow"
+        )
     return Layout(
         size=int(stored["size"]),
         channels=tuple(stored["channels"]),
@@ -106,15 +108,18 @@ def check_fits(case: Case, layout: Layout) -> None:
     ):
         if unknown := sorted(set(given) - set(known)):
             raise CohortError(
-                f"case '{case.case_id}' has {kind} '{unknown[0]}', the cohort has not; it has: {', '.join(known) or 'none'}"
+                f"case '{case.case_id}' has {kind} '{unknown[0]}'; the cohort has only: {', '.join(known) or 'none'}"
             )
 
 
 def rows_of(cases: Sequence[Case], splits: Sequence[str], layout: Layout) -> pd.DataFrame:
     """The rows of the table for new cases."""
     rows = [
-        (case.case_id, case.patient_id, split, case.file, case.sha256, *case.spacing_mm, *case.crop, case.masks is not None)
-        + tuple(float(case.labels.get(label, np.nan)) for label in layout.labels)
+        (
+            *(case.case_id, case.patient_id, split, case.file, case.sha256),
+            *(*case.spacing_mm, *case.crop, case.masks is not None),
+            *(float(case.labels.get(label, np.nan)) for label in layout.labels),
+        )
         for case, split in zip(cases, splits, strict=True)
     ]
     kinds = {name: "str" if kind == "string" else kind for name, kind in COLUMNS.items()}

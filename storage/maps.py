@@ -35,7 +35,7 @@ class Maps:
     @property
     def attrs(self) -> dict[str, Any]:
         """What the writer said of the whole set."""
-        return _noted(self._group, ATTRS, {})
+        return dict(_noted(self._group, ATTRS, {}))
 
     @property
     def array_names(self) -> tuple[str, ...]:
@@ -55,7 +55,9 @@ class Maps:
     def array(self, name: str, case: int) -> np.ndarray:
         """A case's row of an array; CohortError for an unknown one."""
         if name not in self.array_names:
-            raise CohortError(f"the maps '{self.name}' have no array '{name}'; they have: {', '.join(self.array_names)}")
+            raise CohortError(
+                f"the maps '{self.name}' have no array '{name}'; they have: {', '.join(self.array_names)}"
+            )
         return self._row(name, case)
 
     def _row(self, name: str, case: int) -> np.ndarray:
@@ -81,7 +83,7 @@ def record_maps(
     arrays: dict[str, np.ndarray],
     attrs: Mapping[str, Any] | None,
 ) -> None:
-    """Write the rows of `cases` into the set `name` of the cohort's root `group`: new ones after the old, known ones in place."""
+    """Write the rows of `cases` into the set `name` of the cohort's root `group`; those it has are replaced."""
     arrays = {SALIENCY: np.asarray(saliency, np.float32), **{key: np.asarray(rows) for key, rows in arrays.items()}}
     _check_rows(name, cases, table, arrays)
     maps = engine.child_group(group, f"{ROOT}/{name}")
@@ -132,15 +134,15 @@ def _kinds(table: pd.DataFrame) -> dict[str, str]:
     return {str(name): KINDS.get(getattr(dtype, "kind", "O"), "string") for name, dtype in table.dtypes.items()}
 
 
-def _check_same_kind(
-    name: str, maps: engine.Group, table: pd.DataFrame, arrays: Mapping[str, np.ndarray]
-) -> None:
+def _check_same_kind(name: str, maps: engine.Group, table: pd.DataFrame, arrays: Mapping[str, np.ndarray]) -> None:
     """A set holds rows of one kind; a mixture would lose columns, or digits, without a word."""
     stored = {column: engine.array_of(maps, column).dtype for column in _noted(maps, COLUMNS, [])}
     for column, kind in _kinds(table).items():
         known = stored.pop(column, None)
         if known is None:
-            raise CohortError(f"maps '{name}' have no column '{column}'; drop the maps or write them under another name")
+            raise CohortError(
+                f"maps '{name}' have no column '{column}'; drop the maps or write them under another name"
+            )
         if (kind == "string") != (known.kind not in "fib") or (kind == "float64" and known.kind in "ib"):
             raise CohortError(f"maps '{name}': column '{column}' is now {kind} and was {known}; write one kind")
     missing = [*stored, *(set(_noted(maps, ARRAYS, [])) ^ (set(arrays) - {SALIENCY}))]

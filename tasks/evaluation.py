@@ -10,7 +10,6 @@ import pandas as pd
 from prefect import task
 
 from models.metrics import (
-    EvidenceConfig,
     froc_curve,
     grading_metrics,
     localization_metrics,
@@ -44,7 +43,14 @@ def evaluate_maps(
     opened = Cohort.open(cohort)
     names = short_names([find_maps(opened, wanted) for wanted in maps])
     check_lesions(opened, lesions)
-    settings = {"cohort": cohort, "maps": names, "lesions": lesions, "split": split, "seed": seed, "resamples": resamples}
+    settings = {
+        "cohort": cohort,
+        "maps": names,
+        "lesions": lesions,
+        "split": split,
+        "seed": seed,
+        "resamples": resamples,
+    }
     key = fingerprint(
         "evaluate", **settings, content=opened.content_digest(), made=maps_digest(opened, list(names.values()))
     )
@@ -76,7 +82,7 @@ def gather(cohort: Cohort, names: dict[str, str], lesions: list[str], split: str
     cases = annotated_cases(cohort, list(names.values()), split)
     if not cases:
         raise CohortError(f"{cohort.path} has no case in split {split!r} with both masks and all of {', '.join(names)}")
-    evidence = gather_evidence(cohort, names, cases, lesions, EvidenceConfig())
+    evidence = gather_evidence(cohort, names, cases, lesions)
     return Evaluated(cases, cohort.table.loc[cases, "patient_id"].tolist(), evidence)
 
 
@@ -85,7 +91,7 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
     drawn: dict[str, Any]
     split, drawn = settings["split"], {"resamples": settings["resamples"], "seed": settings["seed"]}
     held_out = split == "test"
-    thresholds = validation_thresholds(cohort, names, settings["lesions"], EvidenceConfig()) if held_out else {}
+    thresholds = validation_thresholds(cohort, names, settings["lesions"]) if held_out else {}
     methods = {
         name: localization_metrics(evidence, tested.patients, threshold=thresholds.get(name), **drawn)
         for name, evidence in tested.evidence.items()

@@ -21,7 +21,7 @@ def contact_sheet(cohort: Cohort, columns: int = 8, rows: int = 3) -> Figure:
         axes = figure.add_subplot(-(-len(chosen) // columns), columns, position + 1)
         show_image(axes, cohort.image(int(case)))
         outline_lesions(axes, cohort.masks(int(case)))
-        labels = [f"{label} {cohort.table.at[int(case), label]:g}" for label in cohort.labels]
+        labels = [f"{label} {float(cohort.table[label].iloc[int(case)]):g}" for label in cohort.labels]
         axes.set_title(", ".join(labels), fontsize=7)
     figure.tight_layout(pad=0.4)
     return figure
@@ -32,7 +32,7 @@ def training_curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
     table = pd.DataFrame(list(epochs)).set_index("epoch")
     figure = Figure(figsize=(9, 3.2))
     losses, rate = figure.subplots(1, 2)
-    for name in [column for column in table if column.endswith("loss")]:
+    for name in [column for column in table.columns.astype(str) if column.endswith("loss")]:
         losses.plot(table.index, table[name], label=name)
     losses.set(xlabel="epoch", ylabel="loss", yscale="log")
     losses.legend()
@@ -53,7 +53,9 @@ def pr_and_froc(pr: Mapping[str, PrecisionRecallCurve], froc: Mapping[str, FrocC
     left.legend()
     for name, rates in froc.items():
         right.step(rates.false_positives_per_image, rates.sensitivity, where="post", label=name)
-    right.set(xlabel="false positives per image", ylabel="lesion sensitivity", xscale="log", xlim=(0.1, 40), ylim=(0, 1))
+    right.set(
+        xlabel="false positives per image", ylabel="lesion sensitivity", xscale="log", xlim=(0.1, 40), ylim=(0, 1)
+    )
     right.axvline(10, color="grey", linestyle=":")
     right.legend()
     figure.tight_layout()

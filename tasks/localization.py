@@ -222,5 +222,3 @@ def _attributes(about: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]
 
 def _splits(table: pd.DataFrame) -> str:
     return ", ".join(f"{split} ({count})" for split, count in table["split"].value_counts().items())
-
-

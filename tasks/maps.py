@@ -9,6 +9,7 @@ from tasks.progress import progress
 from tasks.reuse import fingerprint
 
 FALLBACK_QUANTILE = 0.99
+FROC_SMOOTHING = 128    # pixels of image side a pixel of sigma
 Evidence = dict[str, list[CaseEvidence]]
 
 
@@ -46,10 +47,12 @@ def annotated_cases(cohort: Cohort, names: list[str], split: str) -> list[int]:
     return [case for case in chosen.index if all(case in indices for indices in having)]
 
 
-def gather_evidence(
-    cohort: Cohort, names: dict[str, str], cases: list[int], lesions: list[str], config: EvidenceConfig
-) -> Evidence:
-    """Each map set's evidence, case by case, against the union of `lesions` (none named: all)."""
+def gather_evidence(cohort: Cohort, names: dict[str, str], cases: list[int], lesions: list[str]) -> Evidence:
+    """Each map set's evidence, case by case, against the union of `lesions` (none named: all).
+
+    FROC's smoothing grows with the image, so that it removes speckle of the same relative size: 1 pixel at 128.
+    """
+    config = EvidenceConfig(froc_sigma=cohort.size / FROC_SMOOTHING)
     opened = {short: cohort.maps(name) for short, name in names.items()}
     evidence: Evidence = {short: [] for short in names}
     with progress("compare with truth", len(cases)) as advance:
@@ -61,20 +64,18 @@ def gather_evidence(
     return evidence
 
 
-def validation_thresholds(
-    cohort: Cohort, names: dict[str, str], lesions: list[str], config: EvidenceConfig
-) -> dict[str, float]:
+def validation_thresholds(cohort: Cohort, names: dict[str, str], lesions: list[str]) -> dict[str, float]:
     """Each set's threshold of best Dice on the validation cases; nothing where no such case has masks and maps."""
     cases = annotated_cases(cohort, list(names.values()), "validation")
     if not cases:
         return {}
-    evidence = gather_evidence(cohort, names, cases, lesions, config)
+    evidence = gather_evidence(cohort, names, cases, lesions)
     return {short: float(best_dice_threshold(found)) for short, found in evidence.items()}
 
 
 def detection_threshold(cohort: Cohort, name: str) -> tuple[float, str]:
     """Where a found lesion begins, and by which rule: never chosen on test cases."""
-    chosen = validation_thresholds(cohort, {name: name}, [], EvidenceConfig())
+    chosen = validation_thresholds(cohort, {name: name}, [])
     if chosen:
         return chosen[name], "best Dice on the validation cases"
     maps = cohort.maps(name)

@@ -1,4 +1,4 @@
-"""A trained model on disk: a folder with `model.safetensors` (weights, no pickle) and `system.json` (what they belong to)."""
+"""A trained model on disk: a folder with `model.safetensors` (weights, no pickle) and `system.json` (what they fit)."""
 
 import json
 from pathlib import Path
@@ -46,4 +46,5 @@ def load_model(folder: Path) -> System:
     about = describe_model(folder)
     model = build(about["system"], about["config"])
     model.load_state_dict(load_file(folder / WEIGHTS))
-    return model.eval()
+    model.eval()
+    return model

@@ -1,4 +1,4 @@
-"""Progress on anything over two seconds: a bar with rate and remaining time on a terminal, a line now and then elsewhere."""
+"""Progress on anything over two seconds: a bar with remaining time on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
@@ -22,7 +22,11 @@ def progress(what: str, total: int) -> Iterator[Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console) as bar:
         shown = bar.add_task(what, total=total, note="")
-        yield lambda done, note="": bar.update(shown, advance=done, note=note)
+
+        def advance(done: int, note: str = "") -> None:
+            bar.update(shown, advance=done, note=note)
+
+        yield advance
 
 
 def _lines(what: str, total: int) -> Advance:

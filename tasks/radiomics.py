@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from models.radiomics import RadiomicsConfig, data_dictionary, features_of_case
 from prefect import task
 
-from models.radiomics import RadiomicsConfig, data_dictionary, features_of_case
+from models.registry import validated
 from storage.cohort import Cohort
 from tasks.localization import selected_cases, shards
 from tasks.maps import detection_threshold, find_maps, maps_digest
@@ -38,7 +39,7 @@ def extract_features(
     cohort: str, maps: str | None, out: str, splits: list[str], threshold: float | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Write `out` (Parquet) and its data dictionary; reused where nothing has changed."""
-    opened, config = Cohort.open(cohort), RadiomicsConfig.model_validate(settings)
+    opened, config = Cohort.open(cohort), validated(RadiomicsConfig, settings, where="--set")
     name = find_maps(opened, maps) if maps else None
     limit, rule = (threshold, "given") if threshold is not None or not name else detection_threshold(opened, name)
     cases = with_regions(opened, name, selected_cases(opened, splits))
@@ -53,7 +54,7 @@ def extract_features(
         files = write_features(Path(out), table, regions, config)
         for file in files:
             run.log_file(file, "features")
-        answer = summary(table, regions, rule) | {"file": str(files[0]), "run_id": run.run_id}
+        answer = summary(table, regions, rule, config) | {"file": str(files[0]), "run_id": run.run_id}
         run.log_metrics(answer)
         run.tag(snapshot=opened.snapshot)
         page = publish_report("radiomics", run, f"Radiomics of {cohort}", sections(table, answer))
@@ -82,7 +83,7 @@ def features_of_shard(regions: Regions, config: RadiomicsConfig, cases: list[int
     cohort = Cohort.open(regions.cohort, regions.snapshot)
     rows = []
     for case in cases:
-        known = cohort.table.loc[case]
+        known = cohort.table.loc[case].to_dict()
         identity = {"case_id": known["case_id"], "patient_id": known["patient_id"], "split": known["split"]}
         labels = {label: known[label] for label in cohort.labels}
         spacing = (float(known["spacing_y_mm"]), float(known["spacing_x_mm"]))
@@ -94,7 +95,7 @@ def features_of_shard(regions: Regions, config: RadiomicsConfig, cases: list[int
 def lesion_masks(cohort: Cohort, regions: Regions, case: int) -> dict[str, np.ndarray]:
     """Masks by lesion class; lesions found in a map are one class, `found`."""
     if regions.maps:
-        return {FOUND: cohort.maps(regions.maps).saliency(case) > regions.threshold}
+        return {FOUND: cohort.maps(regions.maps).saliency(case) >= regions.threshold}
     return dict(zip(cohort.lesions, cohort.masks(case), strict=True))
 
 
@@ -106,15 +107,15 @@ def write_features(out: Path, table: pd.DataFrame, regions: Regions, config: Rad
     table.attrs = {"snapshot": regions.snapshot, "maps": regions.maps, "threshold": regions.threshold}
     table.attrs |= {"settings": config.model_dump(mode="json")}
     table.to_parquet(partial_table)
-    data_dictionary().to_csv(partial_dictionary, index=False)
+    data_dictionary(config).to_csv(partial_dictionary, index=False)
     partial_table.replace(out)
     partial_dictionary.replace(dictionary)
     return [out, dictionary]
 
 
-def summary(table: pd.DataFrame, regions: Regions, rule: str) -> dict[str, Any]:
+def summary(table: pd.DataFrame, regions: Regions, rule: str, config: RadiomicsConfig) -> dict[str, Any]:
     """Counts for the table and the report."""
-    features = data_dictionary()["name"].tolist()
+    features = data_dictionary(config)["name"].tolist()
     failed = int((table["reason"] != "").sum()) if len(table) else 0
     return {
         "rows": len(table),

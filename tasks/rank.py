@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from lightning import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from pydantic import Field, PositiveInt
+from storage.loading import CohortImages
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -27,7 +27,6 @@ from models.augmentation import AugmentationConfig, augmentation
 from models.config import Config
 from models.registry import build
 from storage.cohort import Cohort
-from storage.loading import CohortImages
 from tasks.model_files import save_model
 
 BEST = "best"
@@ -114,21 +113,21 @@ class CohortData(LightningDataModule):
         self.training.transform = augmentation(settings.augmentation, self.size, seed)
         generator = torch.Generator().manual_seed(seed)
         weights = label_weights(self.cases["train"][1]) if settings.balance else torch.ones(len(self.training))
-        sampler = WeightedRandomSampler(weights.tolist(), len(weights), replacement=settings.balance, generator=generator)
+        sampler = WeightedRandomSampler(
+            weights.tolist(), len(weights), replacement=settings.balance, generator=generator
+        )
         return self._loader(self.training, sampler=sampler, drop_last=len(weights) >= settings.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """As they are, in order."""
         return self._loader(self.validation, shuffle=False)
 
-    def _images(self, split: str, transform: Callable[[Tensor], Tensor] | None = None) -> CohortImages:
-        return CohortImages(
-            self.job.cohort, self.job.snapshot, self.cases[split][0], self.job.target, transform=transform
-        )
+    def _images(self, split: str) -> CohortImages:
+        return CohortImages(self.job.cohort, self.job.snapshot, self.cases[split][0], self.job.target)
 
     def _loader(self, images: CohortImages, **options: Any) -> DataLoader[Any]:
         workers = self.job.trainer.workers
-        context = "forkserver" if workers else None    # forked workers deadlock in icechunk
+        context = "forkserver" if workers else None  # forked workers deadlock in icechunk
         return DataLoader(
             images,
             batch_size=self.job.trainer.batch_size,
@@ -168,8 +167,9 @@ class EpochLog(Callback):
         if not trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rates = {"learning_rate": optimiser.param_groups[0]["lr"] for optimiser in trainer.optimizers[:1]}
-        line = {"epoch": trainer.current_epoch, "seconds": time.monotonic() - self.started, **rates, **values}
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        seconds = time.monotonic() - self.started
+        line = {"epoch": trainer.current_epoch, "seconds": seconds, "learning_rate": rate, **values}
         with self.file.open("a") as opened:
             opened.write(json.dumps(line) + "\n")
 

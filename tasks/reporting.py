@@ -1,4 +1,4 @@
-"""One self-contained HTML report a run: tables and figures, no file beside it; logged to MLflow and linked from Prefect."""
+"""One self-contained HTML report a run: tables and figures in one file, logged to MLflow and linked from Prefect."""
 
 import base64
 import io

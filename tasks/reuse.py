@@ -53,9 +53,7 @@ def finished(step: str, key: str) -> dict[str, Any] | None:
 
 def remember(step: str, key: str, answer: dict[str, Any], files: Iterable[Path] = ()) -> dict[str, Any]:
     """Record a finished step; the record appears whole or not at all."""
-    write_json(
-        _record_file(step, key), {"answer": answer, "files": {str(f.resolve()): file_digest(f) for f in files}}
-    )
+    write_json(_record_file(step, key), {"answer": answer, "files": {str(f.resolve()): file_digest(f) for f in files}})
     return answer
 
 

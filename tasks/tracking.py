@@ -5,6 +5,7 @@ between threads.
 """
 
 import json
+import logging
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,8 @@ from mlflow.exceptions import MlflowException
 from models.errors import ModelError
 from tasks.reuse import PROJECT
 from tasks.workspace import current_workspace
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)    # it announces its database at every start
 
 EXPERIMENT = "lesionflow"
 PARAM_LIMIT = 500
@@ -54,8 +57,10 @@ class TrackedRun:
 
 
 @contextmanager
-def tracked_run(step: str, config: Mapping[str, Any], *, resume: str | None = None, **tags: str) -> Iterator[TrackedRun]:
-    """An MLflow run for one step, finished or failed when the block ends; `resume` reopens the run of a killed process."""
+def tracked_run(
+    step: str, config: Mapping[str, Any], *, resume: str | None = None, **tags: str
+) -> Iterator[TrackedRun]:
+    """An MLflow run for one step, finished or failed as the block ends; `resume` reopens a killed process's run."""
     client = tracking_client()
     run = TrackedRun(client, resume or _create_run(client, step, tags))
     client.update_run(run.run_id, status="RUNNING")

@@ -1,6 +1,7 @@
 """Training: a job launched under torch.distributed elastic in processes of its own, followed into MLflow."""
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from models.registry import build
+from models.registry import build, validated
 from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.experiments import merged
@@ -25,6 +26,9 @@ from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, write_json
 from tasks.tracking import TrackedRun, flattened, register_model, tracked_run
 from tasks.workspace import current_workspace
+
+
+logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)    # a failure is told once, by TrainingError
 
 
 class TrainingError(Exception):
@@ -45,7 +49,7 @@ def training_job(
     settings = merged(grid, settings)
     resolved = build(system, settings).config.model_dump(mode="json")
     check_trainable(opened, target)
-    trainer_settings = TrainerSettings.model_validate(trainer)
+    trainer_settings = validated(TrainerSettings, trainer, where="--set trainer")
     key = fingerprint(
         "train",
         cohort=opened.content_digest(),
@@ -73,7 +77,7 @@ def check_trainable(cohort: Cohort, target: str) -> None:
     """Complain in one line where there is nothing to learn from."""
     if target not in cohort.labels:
         raise CohortError(
-            f"{cohort.path} has no label {target!r}; it has: {', '.join(cohort.labels) or 'none'}. Choose with --target."
+            f"{cohort.path} has no label {target!r}; it has: {', '.join(cohort.labels) or 'none'}. Choose by --target."
         )
     known = cohort.table[cohort.table[target].notna()]["split"].value_counts()
     for split in ("train", "validation"):
@@ -191,11 +195,8 @@ def read_epochs(folder: Path) -> list[dict[str, float]]:
 
 def best_epoch(folder: Path) -> dict[str, float]:
     """The epoch whose weights the model folder holds: the lowest validation loss."""
-    epochs = pd.DataFrame(read_epochs(folder))
-    return {name: float(value) for name, value in epochs.loc[epochs["val/loss"].idxmin()].items()}
+    return min(read_epochs(folder), key=lambda epoch: epoch["val/loss"])
 
 
 def _is_whole(line: str) -> bool:
     return line.endswith("}")
-
-

@@ -1,4 +1,4 @@
-"""The workspace: one folder that holds what Prefect, MLflow and the steps leave behind (`--workspace`, default `.lesionflow/`)."""
+"""The workspace: one folder for all that Prefect, MLflow and the steps keep (`--workspace`, default `.lesionflow/`)."""
 
 import os
 from dataclasses import dataclass
@@ -62,6 +62,7 @@ def enter_workspace(root: Path) -> Workspace:
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": workspace.tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "OPENCV_LOG_LEVEL": "ERROR",
     }

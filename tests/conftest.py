@@ -1,4 +1,4 @@
-"""Shared fixtures, few and named for what they are. The workspace is entered before anything imports Prefect or MLflow."""
+"""Shared fixtures. The workspace is entered before anything imports Prefect or MLflow."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from tasks.workspace import VARIABLE, Workspace, current_workspace, enter_worksp
 _session_workspace = Path(tempfile.mkdtemp(prefix="lesionflow-tests-"))
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 enter_workspace(_session_workspace)
-os.environ.pop("MLFLOW_TRACKING_URI")    # each test's workspace has its own database
+os.environ.pop("MLFLOW_TRACKING_URI")  # each test's workspace has its own database
 
 
 @pytest.fixture

@@ -109,12 +109,12 @@ class IterativeRefinement(System):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Section 2.1's loss on `image` and `label`."""
         loss = self._loss(batch)
-        self.log("train/mse", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same loss, as `val/mse`."""
-        self.log("val/mse", self._loss(batch), batch_size=len(batch["image"]), sync_dist=True, prog_bar=True)
+        """The same loss, as `val/loss`."""
+        self.log("val/loss", self._loss(batch), batch_size=len(batch["image"]), sync_dist=True, prog_bar=True)
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Score and s_0 of a batch; S comes from `refine`."""

@@ -80,7 +80,7 @@ class Refinement:
 
     `saliency` is S and `initial_saliency` s_0, (H, W) float32; `scores` y_0 … y_n (n + 1,) float32 with
     n = `iterations` inpaintings; `inpainted` (C, H, W) is the last image, of the stored type. `stop_reason`: the score
-    was reached, the cap was, or the map had nothing above its threshold.
+    was reached, the cap was, or the map was flat.
     """
 
     case: int
@@ -206,8 +206,12 @@ def _filled(
 
 
 def binarised(saliency: np.ndarray, config: RefinementConfig) -> np.ndarray:
-    """The pixels of a map (H, W) ≥ 0 that lie above its own threshold; a map that is zero or constant has none."""
-    if not saliency.any():
+    """The pixels of a map (H, W) ≥ 0 that reach its own threshold; a map that is zero or constant has none.
+
+    Reach, not exceed: where more pixels share the maximum than the percentile leaves, they are the mask.
+    """
+    lowest = saliency.min()
+    if saliency.max() == lowest:
         return np.zeros(saliency.shape, dtype=bool)
     match config.threshold:
         case "percentile":
@@ -216,7 +220,7 @@ def binarised(saliency: np.ndarray, config: RefinementConfig) -> np.ndarray:
             limit = threshold_otsu(saliency)
         case "fraction":
             limit = config.threshold_value * saliency.max()
-    return np.asarray(saliency > limit)
+    return np.asarray((saliency >= limit) & (saliency > lowest))
 
 
 def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:

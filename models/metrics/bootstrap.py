@@ -20,16 +20,14 @@ Interval = list[float]
 
 
 class Resamples(NamedTuple):
-    """`rows` (N,): the patient of each case as an index; `weights` (1 + R, P): ones, then how often each patient was
-    drawn."""
+    """`rows` (N,): the patient of each case; `weights` (1 + R, P): ones, then how often each patient was drawn."""
 
     rows: Rows
     weights: Floats
 
 
 def patient_resamples(patients: Sequence[str], resamples: int, seed: int) -> Resamples:
-    """Draw `resamples` times as many patients as there are; the same `patients`, `resamples` and `seed` give the same
-    draw."""
+    """Draw `resamples` times as many patients as there are; equal arguments give equal draws."""
     names, rows = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(names.size, np.full(names.size, 1 / names.size), size=resamples)
     return Resamples(rows, np.vstack([np.ones(names.size), drawn]))

@@ -1,5 +1,4 @@
-"""What one map and one truth contribute to the metrics of a cohort, small enough to keep while the pixels stream
-past."""
+"""What one map and its truth contribute to the metrics of a cohort: kept while the pixels stream past."""
 
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ class EvidenceConfig(Config):
     """How maps are held against truth; the literature leaves all of these open.
 
     key_bits: leading bits of the float32 value that tell scores apart. 32 keep every score (average precision equals
-        scikit-learn's), at most 8 bytes a pixel. Fewer take less memory (20: about a third on smooth maps) and are
+        scikit-learn's), at most 8 bytes a pixel. Fewer take less memory (20: an eighth at 512²) and are
         harmless for maps whose values spread over orders of magnitude (error < 3e-4), but not for values crowded far
         from 0, such as probabilities near 1 (0.17 measured).
     froc_quantile: candidates lie above this quantile of their own map: at most the top 5 % of the pixels.
@@ -34,8 +33,7 @@ class EvidenceConfig(Config):
 
 @dataclass(frozen=True, eq=False)
 class CaseEvidence:
-    """Evidence of one case: scores of lesion pixels and of the others, detections, and the per-case metrics (NaN
-    without a lesion)."""
+    """One case: scores of its lesion pixels and of the others, detections, per-case metrics (NaN without a lesion)."""
 
     positives: Histogram
     negatives: Histogram
@@ -74,8 +72,7 @@ def case_evidence(saliency: npt.ArrayLike, mask: npt.ArrayLike, config: Evidence
 
 
 def case_average_precision(positives: Histogram, negatives: Histogram) -> float:
-    """Average precision of one case; NaN without a lesion. Only thresholds at lesion pixels move it, so they are the
-    bins."""
+    """Average precision of one case; NaN without a lesion. Only scores of lesion pixels are thresholds that move it."""
     return float(average_precision(positives.counts.astype(np.float64), counts_between(negatives, positives.keys)))
 
 

@@ -22,8 +22,7 @@ MEAN_RATES = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0)
 
 
 class Detections(NamedTuple):
-    """One case: the score that found each lesion (L,), −inf where nothing did; the scores of the false positives
-    (M,)."""
+    """One case: the score that found each lesion (L,), −inf where none did; scores of the false positives (M,)."""
 
     lesions: Scores
     false_positives: Scores
@@ -114,8 +113,7 @@ def _joined(scores: list[Scores], rows: Rows) -> tuple[Scores, Rows]:
 
 
 def sensitivity_at(pool: PooledDetections, weights: Floats, rates: tuple[float, ...]) -> Floats:
-    """Sensitivity at each of `rates` false positives an image for each row of `weights` (R, P): (R, rates), NaN without
-    lesions.
+    """Sensitivity (R, rates) at `rates` false positives an image for rows of `weights` (R, P); NaN without lesions.
 
     The step convention of picai_eval: the highest sensitivity whose false positives do not exceed the rate, 0 where the
     first candidate already exceeds it; beyond the last candidate the curve stays where it ends.

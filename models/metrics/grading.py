@@ -32,11 +32,9 @@ _DRAWS_AT_ONCE = 2_000_000
 def grading_metrics(
     label: npt.ArrayLike, score: npt.ArrayLike, patients: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, float | Interval]:
-    """`mse`, `kappa` (quadratic; score clipped to 0–4, then rounded half to even), `auc_referable` (label > 1) with
-    `<key>_interval`.
+    """`mse`, `kappa` (quadratic, of the rounded score), `auc_referable` (label > 1), each with its `<key>_interval`.
 
-    `label` (N,) holds whole grades, NaN where missing (such cases take no part); `score` (N,) is the regression's raw
-    output.
+    `label` (N,) holds whole grades, NaN where missing (such cases take no part); `score` (N,) is the raw regression.
 
     Raises:
         ModelError: lengths differ, no label is known, a label is no grade 0–4, or a score is not finite.
@@ -101,11 +99,8 @@ def _checked(label: npt.ArrayLike, score: npt.ArrayLike, patients: Sequence[str]
     known = ~np.isnan(labels)
     if not known.any():
         raise ModelError("no case has a label; grading needs labelled cases")
-    labels, scores, names = (
-        labels[known],
-        scores[known],
-        [str(name) for name, keep in zip(patients, known, strict=True) if keep],
-    )
+    labels, scores = labels[known], scores[known]
+    names = [str(name) for name, keep in zip(patients, known, strict=True) if keep]
     if not np.isin(labels, np.arange(GRADES)).all():
         raise ModelError(
             f"label {labels[~np.isin(labels, np.arange(GRADES))][0]:g} is no grade; grades are 0, 1, 2, 3, 4"

@@ -1,8 +1,7 @@
 """Pooled histograms of saliency without a range: float32 values become integers that sort like them.
 
 A float32's bit pattern, with the sign handled, is an unsigned integer that sorts as the value does. Histograms over
-that key need no minimum, maximum or bin width, so they can be collected case by case and added. Only occupied keys are
-kept.
+that key need no range and no bin width, so they can be collected case by case and added. Only occupied keys are kept.
 
     AP = Σ_k (R_k − R_{k−1}) · P_k        over distinct scores in descending order                     (1)
 
@@ -33,8 +32,7 @@ class Histogram(NamedTuple):
 
 
 def order_keys(values: npt.ArrayLike, bits: int = 32) -> Keys:
-    """Integers that sort like `values` (any shape; cast to float32), of which the leading `bits` bits are kept; −0 and
-    0 share one."""
+    """Integers that sort like `values` (any shape, cast to float32; −0 is 0), cut to their leading `bits` bits."""
     pattern = (np.asarray(values, dtype=np.float32) + np.float32(0)).view(np.uint32)
     keys = np.where(pattern & _SIGN, ~pattern, pattern | _SIGN)
     return keys & np.uint32((0xFFFFFFFF << (32 - bits)) & 0xFFFFFFFF)
@@ -53,8 +51,7 @@ def histogram_of(keys: Keys) -> Histogram:
 
 
 def minmax_scaled(positives: Histogram, negatives: Histogram) -> tuple[Histogram, Histogram]:
-    """The histograms of the same case after its map was scaled to 0–1 by its own minimum and maximum; a constant map
-    becomes 0."""
+    """The histograms of a case whose map is scaled to 0–1 by its own minimum and maximum; a constant one becomes 0."""
     ends = [histogram.keys[[0, -1]] for histogram in (positives, negatives) if histogram.keys.size]
     low, high = (key_values(end).astype(np.float64) for end in (np.min(ends, axis=0)[:1], np.max(ends, axis=0)[1:]))
     extent = float(high[0] - low[0]) or 1.0
@@ -66,8 +63,7 @@ def minmax_scaled(positives: Histogram, negatives: Histogram) -> tuple[Histogram
 
 
 def counts_between(histogram: Histogram, edges: Keys) -> Floats:
-    """Pixels in [edge_j, edge_{j+1}) for ascending `edges` (K,), the last bin open; pixels below the first edge are
-    left out."""
+    """Pixels in [edge_j, edge_{j+1}) for ascending `edges` (K,), the last bin open, none below the first edge."""
     bins = np.searchsorted(edges, histogram.keys, side="right")
     return np.bincount(bins, weights=histogram.counts, minlength=edges.size + 1)[1:].astype(np.float64)
 

@@ -39,8 +39,7 @@ Floats = npt.NDArray[np.float64]
 Pair = tuple[Histogram, Histogram]
 
 BOOTSTRAP_BINS = 4096
-"""Bins of equally many lesion pixels in which resamples are ranked; the value itself is always exact. Moves an interval
-by < 3e-4."""
+"""Bins of equally many lesion pixels in which resamples are ranked (moves an interval by < 3e-4); values are exact."""
 
 _CHUNK = 1024
 
@@ -61,8 +60,7 @@ def localization_metrics(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, float | Interval]:
-    """Every metric of the table above as `{key: value, key_interval: [low, high]}`; `dice` only where `threshold` is
-    given.
+    """The metrics of the table above as `{key: value, key_interval: [low, high]}`; `dice` only with a `threshold`.
 
     `patients` (N,) names the patient of each case; `threshold` is a raw score, best chosen by `best_dice_threshold` on
     other cases.
@@ -97,10 +95,8 @@ def paired_difference(
             )
     resampled = patient_resamples(patients, resamples, seed)
     threshold_a, threshold_b = thresholds or (None, None)
-    draws_a, draws_b = (
-        metric_draws(evidence_a, resampled, threshold_a),
-        metric_draws(evidence_b, resampled, threshold_b),
-    )
+    draws_a = metric_draws(evidence_a, resampled, threshold_a)
+    draws_b = metric_draws(evidence_b, resampled, threshold_b)
     return with_intervals({key: draws_a[key] - draws_b[key] for key in draws_a})
 
 
@@ -125,8 +121,7 @@ def metric_draws(evidence: Sequence[CaseEvidence], resampled: Resamples, thresho
 
 
 def pooled_ap_draws(pairs: Sequence[Pair], resampled: Resamples) -> Floats:
-    """Average precision of the pooled pixels for each row of weights: exact for the first, in bins for the
-    resamples."""
+    """Average precision of the pooled pixels for each row of weights: the first exact, the resamples in bins."""
     keys, counts = pooled_positives(pairs)
     edges = quantile_edges(keys, counts)
     patients = resampled.weights.shape[1]
@@ -143,8 +138,7 @@ def pooled_ap_draws(pairs: Sequence[Pair], resampled: Resamples) -> Floats:
 
 
 def _weighted_average_precision(weights: Floats, positives: Floats, negatives: Floats) -> Floats:
-    """Equation (1) of `histogram` for each row of `weights` (R, P) over histograms (P, K), in chunks of bins from the
-    highest down."""
+    """Equation (1) of `histogram` for rows of `weights` (R, P) over histograms (P, K), from the highest bin down."""
     rows, bins = len(weights), positives.shape[1]
     found, flagged, gained = np.zeros((rows, 1)), np.zeros((rows, 1)), np.zeros(rows)
     for stop in range(bins, 0, -_CHUNK):
@@ -160,8 +154,7 @@ def _weighted_average_precision(weights: Floats, positives: Floats, negatives: F
 
 
 def pooled_positives(pairs: Sequence[Pair]) -> tuple[Keys, Floats]:
-    """Distinct keys of all lesion pixels, ascending, and how many pixels carry each: the only thresholds that matter to
-    (1)."""
+    """Distinct keys of all lesion pixels, ascending, and the pixels with each: the only thresholds that move (1)."""
     keys: Keys = np.concatenate([np.empty(0, np.uint32), *(positive.keys for positive, _ in pairs)])
     counts = np.concatenate([np.empty(0, np.int32), *(positive.counts for positive, _ in pairs)])
     distinct, inverse = np.unique(keys, return_inverse=True)
@@ -169,8 +162,7 @@ def pooled_positives(pairs: Sequence[Pair]) -> tuple[Keys, Floats]:
 
 
 def quantile_edges(keys: Keys, counts: Floats, bins: int = BOOTSTRAP_BINS) -> Keys:
-    """At most `bins` of `keys` such that about equally many pixels lie between neighbours; all of them where they are
-    few."""
+    """At most `bins` of `keys` with about equally many pixels between neighbours; all of them where they are few."""
     if keys.size <= bins:
         return keys
     share = counts.cumsum() / counts.sum()
@@ -188,8 +180,9 @@ def case_dice(case: CaseEvidence, threshold: float) -> float:
 
 
 def best_dice_threshold(evidence: Sequence[CaseEvidence]) -> float:
-    """The raw score at which the mean Dice of the cases with lesions is largest, among 4,096 quantiles of the lesion
-    pixels' scores.
+    """The raw score that gives the largest mean Dice of the cases with lesions.
+
+    Candidates are up to 4,096 quantiles of the lesion pixels' scores.
 
     Raises:
         ModelError: no case has a lesion.

@@ -9,8 +9,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def energy_inside(saliency: Saliency, mask: Mask) -> float:
-    """Energy-based pointing game (Wang et al. 2020, Score-CAM): Σ_lesion s⁺ / Σ s⁺ with negatives clipped; 0 for a map
-    without energy."""
+    """Energy-based pointing game (Wang et al. 2020, Score-CAM): Σ_lesion s⁺ / Σ s⁺, negatives clipped; 0 for 0 / 0."""
     energy = np.maximum(saliency, 0).astype(np.float64)
     total = float(energy.sum())
     return float(energy[mask].sum()) / total if total > 0 else 0.0

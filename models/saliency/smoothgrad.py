@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.saliency.explanation import Explanation, Method
-from models.saliency.gradient import gradient, scored
+from models.saliency.gradient import gradient, leaf, scored
 from models.saliency.hooks import evaluation
 from models.saliency.targets import Target
 
@@ -29,14 +29,14 @@ def smoothgrad(
 
     One draw serves every case of the batch, so that a case's map does not depend on the company it is in.
     """
+    with evaluation(model), torch.no_grad():
+        score = scored(model, leaf(image), target)
     generator = generator or torch.Generator().manual_seed(0)
     sigma = noise * intensity_range(image)
     total = torch.zeros_like(image)
     for _ in range(samples):
         draw = torch.randn(image.shape[1:], generator=generator, dtype=image.dtype).to(image.device)
         total += method(model, image + sigma * draw, target).attribution
-    with evaluation(model), torch.no_grad():
-        score = scored(model, image, target)
     return Explanation(score, total / samples)
 
 

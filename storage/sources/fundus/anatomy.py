@@ -1,13 +1,15 @@
 """A retina without disease: what varies between patients, between a patient's eyes, and how both are painted.
 
-Light is modelled as the eye absorbs it: reflectance × exp(−optical density), the density made of blood and pigment with
-their own share in red, green and blue. So vessels stay dark red on every skin, and crossings are darker than either vessel.
+Light is modelled as the eye absorbs it: exp(−optical density), the density made of skin, blood and pigment with their
+own shares in red, green and blue. So vessels stay dark red on every skin, and crossings are darker than either vessel.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from storage.sources.fundus.spots import Grid, Plane, Points
 from storage.sources.fundus.vessels import Vessels, grow_tree
@@ -27,7 +29,7 @@ _SKINS = np.array(  # background colours seen in fundus photographs: orange, bri
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a patient's photographs share: colours, texture, camera. Strengths are in 0–1, lengths in field-of-view radii."""
+    """What a patient's photographs share: colours, texture, camera; shares in 0–1, lengths in field-of-view radii."""
 
     skin: Points  # (3,) red, green, blue in 0–1
     exposure: float
@@ -99,15 +101,21 @@ def draw_eye(rng: np.random.Generator, look: Look, is_right: bool) -> Eye:
 
 
 def skin_and_disc(look: Look, eye: Eye, grid: Grid) -> Plane:
-    """Optical density (3, H, W) of the healthy retina without blood and pigment: the skin, and the paler disc, cup and halo."""
+    """Optical density (3, H, W) of the retina without blood and pigment: the skin, and the paler disc, cup and halo."""
     across, down = grid.x - np.float32(eye.disc[0]), grid.y - np.float32(eye.disc[1])
     stretch = np.float32(np.sqrt(eye.disc_aspect))
     rho = np.hypot(across * stretch, down / stretch) / np.float32(DISC_RADIUS)
-    cup = np.hypot(grid.x - np.float32(eye.cup[0]), grid.y - np.float32(eye.cup[1])) / np.float32(DISC_RADIUS * look.cup)
+    cup = np.hypot(grid.x - np.float32(eye.cup[0]), grid.y - np.float32(eye.cup[1])) / np.float32(
+        DISC_RADIUS * look.cup
+    )
     inside = ramp((1.04 - rho) / 0.16)
     excavated = inside * ramp((1.3 - cup) / 0.8)
     skin, rim, pale = look.skin, 0.5 * look.skin + _DISC_RIM, 0.35 * look.skin + _DISC_CUP
-    shares = [(inside, np.log(skin / rim)), (excavated, np.log(rim / pale)), (np.exp(-((rho / 1.9) ** 2)), np.full(3, -0.14))]
+    shares = [
+        (inside, np.log(skin / rim)),
+        (excavated, np.log(rim / pale)),
+        (np.exp(-((rho / 1.9) ** 2)), np.full(3, -0.14)),
+    ]
     return layered(-np.log(skin), shares)
 
 
@@ -123,13 +131,13 @@ def layered(base: Points, layers: list[tuple[Plane, Points]]) -> Plane:
 
 def pigment_depth(rng: np.random.Generator, look: Look, eye: Eye, grid: Grid) -> Plane:
     """Pigment (H, W): the macula, mottled epithelium and choroidal streaks, thinned over the disc."""
-    to_fovea = (grid.x - np.float32(eye.fovea[0])) ** 2 + (grid.y - np.float32(eye.fovea[1])) ** 2
+    to_fovea = squared_distance(grid, eye.fovea)
     macula = look.macula * (0.40 * np.exp(-to_fovea / 0.085) + 0.45 * np.exp(-to_fovea / 0.009))
     coarse = smooth_noise(rng, grid.size, (5, 11, 23))
     fine = smooth_noise(rng, grid.size, (48, 110))
     streaks = choroid_streaks(rng, eye, grid)
     texture = look.mottling * (0.9 * coarse + 0.45 * fine) + look.tessellation * streaks
-    bare = ramp(((grid.x - np.float32(eye.disc[0])) ** 2 + (grid.y - np.float32(eye.disc[1])) ** 2) / DISC_RADIUS**2 - 0.6)
+    bare = ramp(squared_distance(grid, eye.disc) / np.float32(DISC_RADIUS**2) - 0.6)
     return np.asarray(macula + texture * bare, np.float32)
 
 
@@ -154,29 +162,33 @@ def polar_noise(rng: np.random.Generator, eye: Eye, grid: Grid, cells: tuple[int
 
 
 def choroid_streaks(rng: np.random.Generator, eye: Eye, grid: Grid) -> Plane:
-    """Pigment (H, W) between choroidal vessels, which run as paler, branching streaks, strongest away from the macula."""
+    """Pigment (H, W) between choroidal vessels, which run as paler streaks, clearest away from the macula."""
     noise = polar_noise(rng, eye, grid, (90, 26), 0.10) + 0.5 * smooth_noise(rng, grid.size, (19, 41))
     ridges = np.sqrt(noise * noise + np.float32(0.04)) - 0.9
-    away = np.hypot(grid.x - np.float32(eye.fovea[0]), grid.y - np.float32(eye.fovea[1]))
+    away = np.sqrt(squared_distance(grid, eye.fovea))
     return np.asarray(ridges * np.minimum(0.25 + 0.9 * away, 1.0), np.float32)
 
 
 def nerve_sheen(rng: np.random.Generator, look: Look, eye: Eye, grid: Grid) -> Plane:
-    """Silvery reflexes (H, W) of the nerve fibres: short streaks along the arcades, the same in sick and healthy eyes."""
+    """Silvery reflexes (H, W) of the nerve fibres: short streaks along the arcades, whatever the grade."""
     streaks = 0.8 * polar_noise(rng, eye, grid, (190, 14), 0.07) + 0.8 * smooth_noise(rng, grid.size, (9, 21))
-    to_disc = np.hypot(grid.x - np.float32(eye.disc[0]), grid.y - np.float32(eye.disc[1]))
-    to_fovea = np.hypot(grid.x - np.float32(eye.fovea[0]), grid.y - np.float32(eye.fovea[1]))
+    to_disc, to_fovea = np.sqrt(squared_distance(grid, eye.disc)), np.sqrt(squared_distance(grid, eye.fovea))
     band = np.exp(-(((to_disc - 0.42) / 0.26) ** 2)) * ramp((to_fovea - 0.22) / 0.3)
     return np.asarray(look.sheen * band * np.maximum(streaks - 0.3, 0), np.float32)
 
 
 def light_loss(look: Look, eye: Eye, grid: Grid) -> Plane:
     """Light lost (H, W), as optical density: least where the flash points, most at the rim."""
-    distance = (grid.x - np.float32(eye.light[0])) ** 2 + (grid.y - np.float32(eye.light[1])) ** 2
-    return np.asarray(np.float32(-np.log(1 - look.falloff)) * distance - np.float32(np.log(eye.exposure)), np.float32)
+    loss = np.float32(-np.log(1 - look.falloff)) * squared_distance(grid, eye.light)
+    return np.asarray(loss - np.float32(np.log(eye.exposure)), np.float32)
 
 
-def ramp(share: Plane) -> Plane:
+def ramp(share: npt.NDArray[np.floating[Any]]) -> Plane:
     """`share` limited to 0–1 with soft ends."""
     limited = np.clip(share, 0.0, 1.0)
     return np.asarray(limited * limited * (3 - 2 * limited), np.float32)
+
+
+def squared_distance(grid: Grid, place: Points) -> Plane:
+    """Squared distance (H, W) of every pixel from `place` (x, y)."""
+    return (grid.x - np.float32(place[0])) ** 2 + (grid.y - np.float32(place[1])) ** 2

@@ -1,4 +1,4 @@
-"""The knobs that make simulated fundus photographs easy or hard: how many, how large, how faint, and beside which look-alikes.
+"""The knobs that make simulated fundus photographs easy or hard: how many lesions, how large, how faint, beside what.
 
 Lengths are in units of the field-of-view radius (0.0165 is one pixel on a grid of 128), so they hold at every size.
 A range is drawn from as `low + (high - low) · u^skew`, u uniform: a skew above 1 makes the low end common.

@@ -1,7 +1,8 @@
 """Look-alikes that mean nothing: dust, drusen, pigment, blobs on vessels and flare, drawn alike for every grade.
 
-Each differs from the lesion it resembles in one learnable way: dust is colourless and sharp even in a blurred photograph,
-drusen are greenish and soft, pigment is brown rather than blood-red, vessel blobs lie on vessels, flare is wide and smooth.
+Each differs from the lesion it resembles in one learnable way: dust is colourless and sharp even in a blurred
+photograph, drusen are greenish and soft, pigment is brown rather than blood-red, vessel blobs lie on vessels, flare is
+wide and smooth.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ DRUSEN = np.array([0.88, 0.80, 0.36])
 
 @dataclass(frozen=True, eq=False)
 class Arcs:
-    """N flare arcs: parts of circles at `centre` (N, 2) with `radius` and `width` (N,), brightest towards `angle` (N,)."""
+    """N flare arcs: parts of circles at `centre` (N, 2) with `radius` and `width`, brightest towards `angle` (N,)."""
 
     centre: Points
     radius: Points
@@ -29,7 +30,7 @@ class Arcs:
 
 @dataclass(frozen=True, eq=False)
 class Distractors:
-    """All look-alikes of one photograph; dust is signed by `dust_is_bright`."""
+    """All look-alikes of one photograph."""
 
     dark_dust: Spots
     bright_dust: Spots
@@ -55,7 +56,9 @@ def draw_distractors(rng: np.random.Generator, look: Look, eye: Eye, difficulty:
     )
 
 
-def _scatter(rng: np.random.Generator, kind: Distractor, share: float, look: Look, eye: Eye, *, softness: float) -> Spots:
+def _scatter(
+    rng: np.random.Generator, kind: Distractor, share: float, look: Look, eye: Eye, *, softness: float
+) -> Spots:
     """`share` of the usual number of spots of one kind, anywhere on the visible retina."""
     n = int(rng.poisson(share * kind.count))
     centre = rng.uniform(-0.9, 0.9, (n, 2))
@@ -97,6 +100,8 @@ def flare_light(flare: Arcs, grid: Grid) -> Plane:
     ):
         dx, dy = grid.x - x, grid.y - y
         distance = np.hypot(dx, dy)
-        facing = (dx * np.float32(np.cos(angle)) + dy * np.float32(np.sin(angle))) / np.maximum(distance, np.float32(1e-3))
+        facing = (dx * np.float32(np.cos(angle)) + dy * np.float32(np.sin(angle))) / np.maximum(
+            distance, np.float32(1e-3)
+        )
         light += strength * np.exp(-(((distance - radius) / width) ** 2)) * np.clip(facing, 0, 1) ** 2
     return light

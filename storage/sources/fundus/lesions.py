@@ -1,4 +1,4 @@
-"""The lesions of diabetic retinopathy: how many by grade, where they lie, how they change the picture, and their exact masks."""
+"""The lesions of diabetic retinopathy: how many by grade, where they lie, how they look, and their exact masks."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,9 @@ from storage.sources.fundus.spots import Grid, Plane, Points, Spots, draw_range,
 EXUDATE = np.array([1.00, 0.86, 0.42])
 COTTON_WOOL = np.array([0.98, 0.86, 0.66])
 _CLEAR_OF_RIM = 0.04  # free field between a lesion's edge and the rim
-_TO_VESSEL = 1.1  # reds keep this many of their radii from the centre of a large vessel, where they could not be told from it
+_TO_VESSEL = (
+    1.1  # reds keep this many of their radii from the centre of a large vessel, where they could not be told from it
+)
 
 Mask = npt.NDArray[np.bool_]
 
@@ -45,7 +47,9 @@ def _draw_red(rng: np.random.Generator, grade: int, look: Look, eye: Eye, diffic
     small = max(int(rng.poisson(difficulty.microaneurysm.count[grade])), min(grade, 1))
     large = int(rng.poisson(difficulty.haemorrhage.count[grade]))
     n = 3 * (small + large)
-    radius = np.concatenate([_radii(rng, difficulty.microaneurysm, 3 * small), _radii(rng, difficulty.haemorrhage, 3 * large)])
+    radius = np.concatenate(
+        [_radii(rng, difficulty.microaneurysm, 3 * small), _radii(rng, difficulty.haemorrhage, 3 * large)]
+    )
     contrast = np.concatenate(
         [_contrasts(rng, difficulty.microaneurysm, 3 * small), _contrasts(rng, difficulty.haemorrhage, 3 * large)]
     )
@@ -53,7 +57,9 @@ def _draw_red(rng: np.random.Generator, grade: int, look: Look, eye: Eye, diffic
     allowed = inside_field(centre, radius, look) & off_disc(centre, radius, eye) & off_vessels(centre, radius, eye)
     is_large = np.arange(n) >= 3 * small
     chosen = np.concatenate([_first(allowed & ~is_large, small), _first(allowed & is_large, large)])
-    return draw_spots(rng, centre[chosen], radius[chosen], contrast[chosen], aspect=1.6, softness=0.45, irregularity=0.3)
+    return draw_spots(
+        rng, centre[chosen], radius[chosen], contrast[chosen], aspect=1.6, softness=0.45, irregularity=0.3
+    )
 
 
 def _draw_exudates(rng: np.random.Generator, grade: int, look: Look, eye: Eye, difficulty: Difficulty) -> Spots:
@@ -69,20 +75,24 @@ def _draw_exudates(rng: np.random.Generator, grade: int, look: Look, eye: Eye, d
     spread = np.where(ring > 0, 0.014, 0.05)[:, None] * rng.normal(0, 1, (n, 2))
     centre = middle[cluster] + _polar(ring, along) + spread
     radius = _radii(rng, kind, n)
-    contrast = np.clip(_contrasts(rng, kind, clusters)[cluster] * rng.uniform(0.75, 1.25, n), kind.contrast[0], kind.contrast[1])
+    contrast = np.clip(
+        _contrasts(rng, kind, clusters)[cluster] * rng.uniform(0.75, 1.25, n), kind.contrast[0], kind.contrast[1]
+    )
     chosen = inside_field(centre, radius, look) & off_disc(centre, radius, eye)
     return draw_spots(rng, centre[chosen], radius[chosen], contrast[chosen], aspect=1.7, softness=0.3, irregularity=0.3)
 
 
 def _draw_cotton_wool(rng: np.random.Generator, grade: int, look: Look, eye: Eye, kind: LesionKind) -> Spots:
-    """Cotton-wool spots: soft, larger, in the nerve-fibre layer within two disc diameters or so of the disc and arcades."""
+    """Cotton-wool spots: soft, larger, in the nerve-fibre layer within three disc diameters of the disc."""
     count = int(rng.poisson(kind.count[grade]))
     n = 4 * count
     centre = eye.disc + _polar(rng.uniform(0.28, 0.95, n), rng.uniform(0, 2 * np.pi, n))
     radius, contrast = _radii(rng, kind, n), _contrasts(rng, kind, n)
     away_from_fovea = np.hypot(*(centre - eye.fovea).T) > 0.2
     chosen = _first(inside_field(centre, radius, look) & off_disc(centre, radius, eye) & away_from_fovea, count)
-    return draw_spots(rng, centre[chosen], radius[chosen], contrast[chosen], aspect=1.8, softness=0.7, irregularity=0.25)
+    return draw_spots(
+        rng, centre[chosen], radius[chosen], contrast[chosen], aspect=1.8, softness=0.7, irregularity=0.25
+    )
 
 
 def _radii(rng: np.random.Generator, kind: LesionKind, n: int) -> Points:
@@ -134,7 +144,7 @@ def add_red(colour: Plane, red: Spots, grid: Grid) -> Mask:
 
 
 def add_bright(colour: Plane, spots: Spots, tint: Points, light: Plane, grid: Grid) -> Mask:
-    """Lay bright spots of colour `tint` (3,) under `light` (H, W) over `colour` (3, H, W), in place; their mask (H, W)."""
+    """Lay bright spots of colour `tint` (3,) under `light` (H, W) over `colour` (3, H, W), in place; their mask."""
     profile, strength = paint(spots, grid)
     for channel in range(3):
         colour[channel] += strength * (np.float32(tint[channel]) * light - colour[channel])

@@ -32,7 +32,7 @@ _PATIENT, _ANATOMY, _DISTRACTORS, _LESIONS, _TEXTURE, _NOISE = range(6)  # strea
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything that one photograph shows. `seed`, `patient` and `visit` (the patient's first or second eye) decide it."""
+    """What one photograph shows, decided by `seed`, `patient` and `visit` (the patient's eye, 0 or 1)."""
 
     seed: int
     patient: int
@@ -93,7 +93,9 @@ def photograph(
 def _retina(scene: Scene, loss: Plane, light: Plane, grid: Grid) -> Plane:
     """Colour (3, H, W) of the healthy retina and its look-alikes under the flash."""
     rng = stream(scene.seed, scene.patient, _TEXTURE, scene.visit)
-    blood = scene.look.blood * paint_blood(scene.eye.vessels, grid.size) + paint(scene.distractors.vessel_blobs, grid)[1]
+    blood = (
+        scene.look.blood * paint_blood(scene.eye.vessels, grid.size) + paint(scene.distractors.vessel_blobs, grid)[1]
+    )
     pigment = pigment_depth(rng, scene.look, scene.eye, grid) + paint(scene.distractors.pigment, grid)[1]
     density = skin_and_disc(scene.look, scene.eye, grid)
     density += layered(np.zeros(3), [(blood, BLOOD), (pigment, PIGMENT), (loss, FALLOFF)])

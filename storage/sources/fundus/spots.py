@@ -40,7 +40,7 @@ def grid_of(size: int) -> Grid:
 class Spots:
     """N blobs: `centre` (N, 2) as x, y and `radius` (N,) in field-of-view radii, the rest shares and radians.
 
-    `softness` is the width of the edge over the radius, `irregularity` the depth of the outline's lobes over the radius.
+    `softness` is the width of the edge, `irregularity` the depth of the outline's lobes, both over the radius.
     """
 
     centre: Points
@@ -86,7 +86,7 @@ def draw_range(rng: np.random.Generator, limits: tuple[float, float], n: int, sk
 
 
 def paint(spots: Spots, grid: Grid) -> tuple[Plane, Plane]:
-    """Return `(profile, strength)`, both (H, W) in 0–1: the highest profile, and the highest profile × contrast, of any spot."""
+    """Return `(profile, strength)`, both (H, W) in 0–1: the highest profile and profile × contrast of any spot."""
     profile = np.zeros((grid.size, grid.size), np.float32)
     strength = np.zeros_like(profile)
     if len(spots):
@@ -116,7 +116,7 @@ def _stamps(spots: Spots, grid: Grid) -> tuple[npt.NDArray[np.int64], Plane]:
 
 
 def _profile(spots: Spots, dx: Plane, dy: Plane, scale: float, edge: Points) -> Plane:
-    """Profile of each spot at pixel offsets (dx, dy): 1 inside, 0 outside, smooth over twice `edge` pixels in between."""
+    """Profile of each spot at pixel offsets (dx, dy): 1 inside, 0 outside, smooth over 2 `edge` pixels in between."""
 
     def each(values: Points) -> Plane:
         return values.astype(np.float32)[:, None, None]

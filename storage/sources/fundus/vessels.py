@@ -1,4 +1,4 @@
-"""The retinal vessel tree: arteries and veins in arcades around the macula, grown level by level, painted by optical density."""
+"""The retinal vessel tree: arteries and veins in arcades around the macula, grown level by level, painted as blood."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 from storage.sources.fundus.spots import FIELD_SHARE, Plane, Points
 
+_VEIN_WIDTH, _ARTERY_WIDTH = 0.033, 0.024  # of an arcade at the disc
+_TRUNK_SHARES = (1.0, 0.6, 0.42, 0.22)  # widths of the arcade, two nasal trunks and the macular twig over the arcade's
+_TRUNK_STEPS = 32  # points along a trunk
 _BLOOD_OF_LEVEL = (1.0, 0.8, 0.6, 0.42)  # thin vessels hold less blood in depth
 _ARTERY_SHARE = 0.72  # arterial blood is brighter
 _REFLEX = {False: 0.45, True: 0.8}  # what the light streak along an artery / a vein leaves of the density
@@ -33,23 +36,27 @@ def grow_tree(rng: np.random.Generator, disc: Points, fovea: Points, tortuosity:
 
 
 def _trunks(rng: np.random.Generator, disc: Points, nasal: float, tortuosity: float) -> Vessels:
-    """Two temporal arcades, four nasal trunks and two macular twigs of each kind; control points relative to the disc."""
-    shapes, widths, veins = [], [], []
-    for is_vein in (True, False):
-        thick, shift = (0.033, 0.0) if is_vein else (0.024, rng.choice([-0.08, 0.08]))
-        for up in (-1.0, 1.0):
-            bow, steep, flat = rng.uniform(0.66, 0.92) + shift, rng.uniform(-0.1, 0.3), rng.uniform(0.2, 0.7)
-            shapes.append([[0, 0], [rng.uniform(-0.05, 0.12), up * 0.45], [-0.55, up * bow], [-1.75, up * (bow - 0.45)]])
-            shapes.append([[0, 0], [0.04 + shift, up * 0.25], [0.5 * steep, up * 0.6], [steep, up * 1.2]])
-            shapes.append([[0, 0], [0.16, up * 0.16], [0.36, up * 0.6 * flat], [0.8, up * flat]])
-            shapes.append([[0, 0], [-0.16, up * 0.06], [-0.34, up * rng.uniform(0.1, 0.2)], [-0.5, up * rng.uniform(0.12, 0.26)]])
-            widths += [thick, 0.6 * thick, 0.42 * thick, 0.22 * thick]
-            veins += [is_vein] * 4
-    control = np.array(shapes) + rng.normal(0.0, 0.025, (len(shapes), 4, 2)) * np.array([0, 1, 1, 1])[:, None]
-    control[:, 0] += rng.uniform(-0.03, 0.03, (len(shapes), 2))
-    points = _wander(rng, _bezier(control * [nasal, 1.0] + disc, 32), 1.0, tortuosity)
-    width = np.array(widths)[:, None] * rng.uniform(0.85, 1.1, (len(widths), 1)) * np.linspace(1.0, 0.5, 32)
-    return Vessels(points, width, np.array(veins))
+    """Trunks above and below the disc, veins first."""
+    kinds = [(is_vein, up) for is_vein in (True, False) for up in (-1.0, 1.0)]
+    control = np.concatenate([_trunk_controls(rng, up, is_vein) for is_vein, up in kinds])
+    control += rng.normal(0.0, 0.025, control.shape) * np.array([0.0, 1.0, 1.0, 1.0])[:, None]
+    control[:, 0] += rng.uniform(-0.03, 0.03, (len(control), 2))
+    points = _wander(rng, _bezier(control * [nasal, 1.0] + disc, _TRUNK_STEPS), 1.0, tortuosity)
+    is_vein = np.repeat([kind for kind, _ in kinds], len(_TRUNK_SHARES))
+    first = np.where(is_vein, _VEIN_WIDTH, _ARTERY_WIDTH) * np.tile(_TRUNK_SHARES, len(kinds))
+    first = first * rng.uniform(0.85, 1.1, len(control))
+    return Vessels(points, first[:, None] * np.linspace(1.0, 0.5, _TRUNK_STEPS), is_vein)
+
+
+def _trunk_controls(rng: np.random.Generator, up: float, is_vein: bool) -> Points:
+    """Bézier controls (4, 4, 2), from the disc and towards the nose: an arcade, two nasal trunks, a macular twig."""
+    apart = 0.0 if is_vein else rng.choice([-0.08, 0.08])
+    bow, steep, flat = rng.uniform(0.66, 0.92) + apart, rng.uniform(-0.1, 0.3), rng.uniform(0.2, 0.7)
+    arcade = [[0, 0], [rng.uniform(-0.05, 0.12), 0.45], [-0.55, bow], [-1.75, bow - 0.45]]
+    steep_trunk = [[0, 0], [0.04 + apart, 0.25], [0.5 * steep, 0.6], [steep, 1.2]]
+    flat_trunk = [[0, 0], [0.16, 0.16], [0.36, 0.6 * flat], [0.8, flat]]
+    twig = [[0, 0], [-0.16, 0.06], [-0.34, rng.uniform(0.1, 0.2)], [-0.5, rng.uniform(0.12, 0.26)]]
+    return np.array([arcade, steep_trunk, flat_trunk, twig]) * [1.0, up]
 
 
 def _branches(
@@ -62,16 +69,15 @@ def _branches(
     tortuosity: float,
     steps: int,
 ) -> Vessels:
-    """`per_parent` branches of each parent, `length` of its chord long on average, leaving at 25–65° on alternating sides and keeping clear of the fovea."""
-    n_parents, n_points = parents.width.shape
-    parent = np.repeat(np.arange(n_parents), per_parent)
-    place = (np.tile(np.arange(per_parent), n_parents) + rng.random(len(parent))) / per_parent
-    at = ((0.17 + 0.78 * place) * (n_points - 2)).astype(np.int64)
-    side = np.where(rng.random(n_parents)[parent] < 0.5, 1.0, -1.0) * np.where(np.arange(len(parent)) % 2, 1.0, -1.0)
+    """Branches of each parent, about `length` of its chord long, to both sides, clear of the fovea."""
+    n_points = parents.points.shape[1]
+    parent = np.repeat(np.arange(len(parents.points)), per_parent)
+    number = np.tile(np.arange(per_parent), len(parents.points))
+    at = ((0.17 + 0.78 * (number + rng.random(len(parent))) / per_parent) * (n_points - 2)).astype(np.int64)
+    side = np.where((number + rng.integers(0, 2, len(parents.points))[parent]) % 2, 1.0, -1.0)
     start = parents.points[parent, at]
     tangent = parents.points[parent, at + 1] - start
-    heading = np.arctan2(tangent[:, 1], tangent[:, 0])
-    leave = heading + side * rng.uniform(0.45, 1.15, len(parent))
+    leave = np.arctan2(tangent[:, 1], tangent[:, 0]) + side * rng.uniform(0.45, 1.15, len(parent))
     settle = leave - side * rng.uniform(-0.2, 0.9, len(parent))
     chord = np.linalg.norm(parents.points[:, -1] - parents.points[:, 0], axis=-1)[parent]
     reach = length * chord * rng.uniform(0.45, 1.3, len(parent))
@@ -131,7 +137,9 @@ def paint_blood(tree: tuple[Vessels, ...], size: int) -> Plane:
     return depth
 
 
-def _draw_level(canvas: npt.NDArray[np.uint8], vessels: Vessels, is_vein: bool, depth: float, thinner: float = 1.0) -> None:
+def _draw_level(
+    canvas: npt.NDArray[np.uint8], vessels: Vessels, is_vein: bool, depth: float, thinner: float = 1.0
+) -> None:
     """Draw the arteries or veins of one level into `canvas`, segments of one thickness together."""
     scale = FIELD_SHARE * len(canvas) / 2
     chosen = vessels.is_vein == is_vein
@@ -140,4 +148,6 @@ def _draw_level(canvas: npt.NDArray[np.uint8], vessels: Vessels, is_vein: bool, 
     thickness = np.maximum(np.rint(vessels.width[chosen] * scale * thinner), 1).astype(np.int64)[:, :-1]
     segments = np.stack([fixed[:, :-1], fixed[:, 1:]], axis=2)
     for pixels in np.unique(thickness):
-        cv2.polylines(canvas, list(segments[thickness == pixels]), False, round(255 * depth), int(pixels), cv2.LINE_8, _SHIFT)
+        cv2.polylines(
+            canvas, list(segments[thickness == pixels]), False, round(255 * depth), int(pixels), cv2.LINE_8, _SHIFT
+        )

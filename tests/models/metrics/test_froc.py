@@ -102,8 +102,7 @@ def detection_map(saliency, config):
 
 
 def separate_lesions(generator, shape):
-    """Lesions on a lattice far wider than a candidate, so that no candidate touches two and picai's one-to-one matching
-    is ours."""
+    """Lesions far wider apart than a candidate: none touches two, so picai's one-to-one matching is ours."""
     truth = np.zeros(shape, dtype=bool)
     for y in range(8, shape[-2], 24):
         for x in range(8, shape[-1], 24):

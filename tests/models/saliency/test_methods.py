@@ -44,14 +44,15 @@ def assert_same_state(before, after):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", ["vgg", "resnet"])
 def test_a_batch_of_four_equals_four_singles(method, network, request):
-    model = request.getfixturevalue(network)
-    image = torch.randn(4, 3, 64, 64)
+    """In double precision: in single, another order of summation can turn a ReLU that is nearly at zero."""
+    model = copy.deepcopy(request.getfixturevalue(network)).double()
+    image = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     target = regression_output() if network == "vgg" else class_logit(2)
     together = SALIENCY[method](model, image, target)
     singles = [SALIENCY[method](model, one[None], target) for one in image]
-    scale = together.attribution.abs().max()
-    assert torch.allclose(together.score, torch.cat([s.score for s in singles]), rtol=1e-3, atol=1e-5)
-    assert torch.allclose(together.attribution, torch.cat([s.attribution for s in singles]), atol=float(1e-4 * scale))
+    assert torch.allclose(together.score, torch.cat([single.score for single in singles]), rtol=1e-9)
+    attribution = torch.cat([single.attribution for single in singles])
+    assert torch.allclose(together.attribution, attribution, atol=float(1e-9 * attribution.abs().max()))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -120,11 +121,10 @@ def test_a_model_that_writes_into_its_input_can_t_reach_the_caller_s_image(metho
 def test_whole_numbers_and_detached_scores_are_refused(method, vgg):
     with pytest.raises(ModelError, match="float image"):
         SALIENCY[method](vgg, torch.zeros(1, 3, 64, 64, dtype=torch.uint8), regression_output())
-    if method != "smoothgrad":
-        with pytest.raises(ModelError, match="does not depend on the image"):
-            SALIENCY[method](vgg, torch.zeros(1, 3, 64, 64), lambda output: output[:, 0].detach())
-        with pytest.raises(ModelError, match="not one a case"):
-            SALIENCY[method](vgg, torch.zeros(1, 3, 64, 64), lambda output: output)
+    with pytest.raises(ModelError, match="does not depend on the image"):
+        SALIENCY[method](vgg, torch.zeros(1, 3, 64, 64), lambda output: output[:, 0].detach())
+    with pytest.raises(ModelError, match="not one a case"):
+        SALIENCY[method](vgg, torch.zeros(1, 3, 64, 64), lambda output: output)
 
 
 def test_targets_say_what_they_need():

@@ -1,0 +1,253 @@
+"""A folder of photographs: PNG, JPEG, TIFF or BMP, with a labels CSV and a folder of lesion masks where there are any.
+
+in   files of any size, RGB or grey, 8 or 16 bit
+out  cases of one grid: (C, size, size), uint8, or uint16 where the folder is mostly 16-bit grey; the circular field of
+     view, cut out and padded to a square so that the aspect ratio is kept
+"""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from storage.admission import one_split_each
+from storage.case import Case, Listed, Rejected
+from storage.errors import SourceError
+from storage.field_of_view import Box, field_of_view
+from storage.regridding import regrid_image, regrid_mask, square_around
+from storage.sources.label_table import SUFFIXES, LabelColumns, Row, read_label_table, without_suffix
+from storage.sources.mask_files import assign_masks, check_pattern, is_inside, lesion_classes
+from storage.sources.photograph_file import (
+    UnreadableError,
+    decode_mask,
+    decode_photograph,
+    in_channels,
+    pixel_kind,
+)
+
+CHANNELS = {"rgb": ("red", "green", "blue"), "grey": ("grey",), "grey16": ("grey",)}
+SAMPLE = 32  # photographs whose headers decide whether a folder is colour or grey
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A folder of photographs as `open_photographs` found it; its keys are `Listed`."""
+
+    address: str
+    size: int
+    crop: bool
+    kind: str
+    labels: tuple[str, ...]
+    lesions: tuple[str, ...]
+    listed: tuple[Listed, ...]
+    masks_folder: Path | None
+    masks: Mapping[str, Mapping[str, str]]
+    name: str = "photographs"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Red, green, blue; or grey."""
+        return CHANNELS[self.kind]
+
+    def listing(self) -> Sequence[Listed]:
+        """The photographs in the order of their names."""
+        return self.listed
+
+    def sha256(self, key: Listed) -> str:
+        """Of the file's bytes; empty where they are not to be read."""
+        path = Path(self.address, key.file)
+        if not _is_own_file(path, Path(self.address)):
+            return ""
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return ""
+
+    def read(self, key: Listed) -> Case | Rejected:
+        """Decode, cut and regrid a photograph and its masks."""
+        digest = ""
+        try:
+            encoded = self._bytes(key)
+            digest = hashlib.sha256(encoded).hexdigest()
+            if key.problem:
+                raise UnreadableError(key.problem)
+            return self._case(key, digest, encoded)
+        except UnreadableError as error:
+            return Rejected(key.file, str(error), digest)
+
+    def _bytes(self, key: Listed) -> bytes:
+        path = Path(self.address, key.file)
+        if not _is_own_file(path, Path(self.address)):
+            raise UnreadableError("not a file of this folder: a link that leads outside of it is not followed")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UnreadableError(f"cannot be read: {error.strerror}") from error
+
+    def _case(self, key: Listed, digest: str, encoded: bytes) -> Case:
+        pixels, reduction, shape = decode_photograph(encoded, 2 * self.size)
+        box = field_of_view(pixels) if self.crop else Box(0, 0, *pixels.shape[:2])
+        square = square_around(box)
+        grid = regrid_image(in_channels(pixels, self.kind), square, self.size)
+        shown = Box(*(reduction * value for value in square))
+        return Case(
+            case_id=key.case_id,
+            patient_id=key.patient_id,
+            file=key.file,
+            sha256=digest,
+            image=np.ascontiguousarray(grid.reshape(self.size, self.size, -1).transpose(2, 0, 1)),
+            labels=dict(key.labels),
+            masks=None if self.masks_folder is None else self._case_masks(key.file, shape, shown),
+            spacing_mm=(np.nan, np.nan),
+            crop=shown,
+            split=key.split,
+        )
+
+    def _case_masks(self, file: str, shape: tuple[int, int], shown: Box) -> dict[str, np.ndarray]:
+        """The masks of a photograph of `shape` on the grid; a class without a file is absent."""
+        assert self.masks_folder is not None
+        masks = {}
+        for lesion, name in self.masks.get(file, {}).items():
+            mask = decode_mask(self.masks_folder / name)
+            if mask.shape != shape:
+                raise UnreadableError(
+                    f"mask {name} is {mask.shape[1]}×{mask.shape[0]} pixels, the photograph {shape[1]}×{shape[0]}"
+                )
+            masks[lesion] = regrid_mask(mask, shown, self.size)
+        return masks
+
+
+def open_photographs(
+    address: str,
+    *,
+    size: int = 512,
+    crop: bool = True,
+    labels: str | Path | None = None,
+    file_column: str = "file",
+    label: Mapping[str, str] | None = None,
+    patient_column: str | None = None,
+    split_column: str | None = None,
+    masks: str | Path | None = None,
+    mask_pattern: str = "{stem}_{lesion}.png",
+    lesions: Sequence[str] | None = None,
+) -> Photographs:
+    """The photographs in and below the folder `address`, on a grid of `size` × `size` pixels.
+
+    `crop` cuts out the field of view. `labels` is a CSV, `label` maps label names to its columns; one without a
+    row keeps NaN. Without `patient_column` each photograph is a patient. With a `masks` folder every photograph counts
+    as annotated: a missing file means none of that class; `lesions` are the classes, by default those that the files
+    show. SourceError where folder, file or column is missing, or a patient is in two splits.
+    """
+    folder = Path(address)
+    masks_folder = Path(masks) if masks is not None else None
+    files, assigned = _files_and_masks(folder, masks_folder, mask_pattern, lesions)
+    label = dict(label or {})
+    rows = _label_rows(labels, LabelColumns(file_column, label, patient_column, split_column), files)
+    return Photographs(
+        address=str(folder),
+        size=_checked_size(size),
+        crop=crop,
+        kind=_kind(folder, files),
+        labels=tuple(label),
+        lesions=tuple(lesions) if lesions and masks_folder else lesion_classes(assigned),
+        listed=_listed(files, rows, tuple(label)),
+        masks_folder=masks_folder,
+        masks=assigned,
+    )
+
+
+def _checked_size(size: int) -> int:
+    if size < 1:
+        raise SourceError(f"a grid of {size} pixels cannot hold an image; --size 512 is usual")
+    return size
+
+
+def _files_and_masks(
+    folder: Path, masks: Path | None, pattern: str, lesions: Sequence[str] | None
+) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The photographs, and for each its masks; masks that lie among the photographs are none."""
+    if not folder.is_dir():
+        raise SourceError(f"there is no folder {folder}")
+    if masks is not None and not masks.is_dir():
+        raise SourceError(f"there is no folder of masks {masks}")
+    files = sorted(_image_files(folder))
+    assigned: dict[str, dict[str, str]] = {}
+    if masks is not None:
+        check_pattern(pattern, lesions)
+        nested = masks.resolve() != folder.resolve() and is_inside(masks, folder)
+        files = [file for file in files if not (nested and is_inside(folder / file, masks))]
+        assigned = assign_masks(_image_files(masks), files, pattern, lesions)
+        _check_masks_found(masks, pattern, assigned)
+    if masks is not None and masks.resolve() == folder.resolve():
+        mask_names = {name for of_file in assigned.values() for name in of_file.values()}
+        files = [file for file in files if file not in mask_names]
+    if not files:
+        raise SourceError(f"{folder} has no photographs (PNG, JPEG, TIFF or BMP) in it or below")
+    return files, assigned
+
+
+def _check_masks_found(masks: Path, pattern: str, assigned: Mapping[str, object]) -> None:
+    if not assigned:
+        raise SourceError(
+            f"no file in {masks} fits '{pattern}' for any photograph. Name the pattern with --mask-pattern"
+        )
+
+
+def _image_files(folder: Path) -> Iterator[str]:
+    """Paths relative to `folder` of the image files in and below it; linked folders are not entered."""
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def _is_own_file(path: Path, folder: Path) -> bool:
+    """Whether `path` is a plain file that lies in `folder`: a pipe would be waited on for ever."""
+    return is_inside(path, folder) and path.is_file()
+
+
+def _label_rows(path: str | Path | None, columns: LabelColumns, files: Sequence[str]) -> dict[str, Row]:
+    named = [*columns.label.values(), *filter(None, (columns.patient, columns.split))]
+    if path is None:
+        if named:
+            raise SourceError(f"column '{named[0]}' is named but no labels file is given. Name it with --labels FILE")
+        return {}
+    if not named:
+        raise SourceError(f"{path} is given but none of its columns is named. Name one with --label NAME=COLUMN")
+    return read_label_table(Path(path), columns, files)
+
+
+def _listed(files: Sequence[str], rows: Mapping[str, Row], labels: Sequence[str]) -> tuple[Listed, ...]:
+    """What is known of each photograph before it is read; a split named once holds for all files of the patient."""
+    case_ids = _case_ids(files)
+    unlabelled = Row(dict.fromkeys(labels, np.nan))
+    row_of = {file: rows.get(file, unlabelled) for file in files}
+    patient_of = {file: row.patient_id or case_ids[file] for file, row in row_of.items()}
+    split_of = one_split_each((patient_of[file], row.split) for file, row in row_of.items() if row.split)
+    return tuple(
+        Listed(file, case_ids[file], patient_of[file], row.labels, split_of.get(patient_of[file]), row.problem)
+        for file, row in row_of.items()
+    )
+
+
+def _case_ids(files: Sequence[str]) -> dict[str, str]:
+    """The path without suffix; with it where two files differ in nothing else."""
+    bare = {file: str(without_suffix(PurePosixPath(file))) for file in files}
+    bearers = Counter(bare.values())
+    return {file: name if bearers[name] == 1 else file for file, name in bare.items()}
+
+
+def _kind(folder: Path, files: Sequence[str]) -> str:
+    """Whether most of a sample of the photographs is RGB, grey, or grey of 16 bits; RGB where none can be told."""
+    step = max(1, len(files) // SAMPLE)
+    votes: dict[str, int] = defaultdict(int, {"rgb": 0})
+    for file in files[::step]:
+        if _is_own_file(folder / file, folder) and (kind := pixel_kind(folder / file)):
+            votes[kind] += 1
+    return max(votes, key=votes.__getitem__)
