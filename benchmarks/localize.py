@@ -14,6 +14,7 @@ stood in for while importing. Have it with `pip install --no-deps grad-cam ttach
 
 import argparse
 import copy
+import importlib.util
 import json
 import statistics
 import sys
@@ -61,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=128, help="pixels a side of the loop's images")
     parser.add_argument("--width", type=float, default=0.25, help="width of the loop's VGG")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=4, help="inpaintings an image")
     parser.add_argument("--saliency-size", type=int, default=224, help="pixels a side of the full-width VGG-16")
     parser.add_argument("--repeats", type=int, default=5)
@@ -201,7 +202,7 @@ def saliency(options: argparse.Namespace) -> dict[str, dict[str, float] | str]:
     works: dict[str, Work] = {
         "lesionflow": lambda: guided_backprop(network, image, regression_output()).attribution,
         "captum": lambda: GuidedBackprop(network).attribute(image.clone()),
-        "MONAI": lambda: torch.cat([GuidedBackpropGrad(spoilt)(one[None].clone(), class_idx=0) for one in image]),
+        "MONAI": lambda: torch.cat([GuidedBackpropGrad(spoilt)(one[None].clone(), index=0) for one in image]),
     }
     with grad_cam_model(options.grad_cam) as guided_model:
         if guided_model is not None:
@@ -234,54 +235,46 @@ def grad_cam_model(folder: Path | None) -> Iterator[type | None]:
     path = [str(folder)] if folder else []
     with mock.patch.object(sys, "path", [*path, *sys.path]), mock.patch.dict(sys.modules, torchvision_stand_in()):
         try:
-            from pytorch_grad_cam.guided_backprop import GuidedBackpropReLUModel
+            module = importlib.import_module("pytorch_grad_cam.guided_backprop")
         except ImportError:
-            GuidedBackpropReLUModel = None
-        yield GuidedBackpropReLUModel
+            module = None
+        yield module and module.GuidedBackpropReLUModel
 
 
 def torchvision_stand_in() -> dict[str, types.ModuleType]:
-    """Empty modules with the names that pytorch-grad-cam imports; nothing where torchvision is there."""
-    try:
-        import torchvision  # noqa: F401
-    except ImportError:
-        names = {
-            "": (),
-            ".ops": (),
-            ".transforms": ("Compose", "Normalize", "ToTensor"),
-            ".transforms.functional": ("resize",),
-        }
-        modules = {f"torchvision{name}": types.ModuleType(f"torchvision{name}") for name in names}
-        for name, attributes in names.items():
-            for attribute in attributes:
-                setattr(modules[f"torchvision{name}"], attribute, None)
-        return modules
-    return {}
+    """Modules with the names that pytorch-grad-cam imports; nothing where torchvision is there."""
+    if importlib.util.find_spec("torchvision") is not None:
+        return {}
+    used = {
+        "torchvision": (),
+        "torchvision.transforms": ("Compose", "Normalize", "ToTensor"),
+        "torchvision.transforms.functional": ("resize",),
+    }
+    modules = {name: types.ModuleType(name) for name in used}
+    for name, attributes in used.items():
+        vars(modules[name]).update(dict.fromkeys(attributes))
+    return modules
 
 
 def show(report: dict, options: argparse.Namespace) -> None:
-    console, figures = Console(width=110), report["loop"]
+    console, figures = Console(width=100), report["loop"]
     console.print(f"{report['machine']}; medians of {options.repeats} turns")
-    title = f"The loop: {options.size} pixels, width {options.width}, batch {options.batch}, {options.iterations} iterations"
-    table = Table("", "ms a look", title=title, title_justify="left")
+    title = f"{options.size} pixels, width {options.width}, batch {options.batch}, {options.iterations} iterations"
+    table = Table(title, "ms a look")
     for name in ("loop", "forward and backward", "inpainting"):
         table.add_row(name, f"{1000 * figures[name]:.1f}")
-    table.add_row(
-        "loop ÷ floor (aim ≤ 1.10)", f"{figures['ratio']:.2f}  ({figures['lowest']:.2f} … {figures['highest']:.2f})"
-    )
+    spread = f"{figures['lowest']:.2f} … {figures['highest']:.2f}"
+    table.add_row("loop ÷ floor (aim ≤ 1.10)", f"{figures['ratio']:.2f}  ({spread})")
     console.print(table)
-    table = Table(
-        "guided backpropagation", "ms an image", "÷ lesionflow", "difference from captum", title_justify="left"
-    )
-    table.title = f"Saliency: VGG-16, {options.saliency_size} pixels, 4 images"
+    title = f"VGG-16, {options.saliency_size} pixels, 4 images"
+    table = Table(title, "ms an image", "÷ lesionflow", "difference from captum")
     for name, row in report["saliency"].items():
-        cells = (
-            [row]
-            if isinstance(row, str)
-            else [f"{1000 * row['seconds']:.0f}", f"{row['ratio']:.2f}", f"{row['difference']:.0e}"]
-        )
-        table.add_row(name, *cells)
+        table.add_row(name, *([row] if isinstance(row, str) else cells(row)))
     console.print(table)
+
+
+def cells(row: dict[str, float]) -> list[str]:
+    return [f"{1000 * row['seconds']:.0f}", f"{row['ratio']:.2f}", f"{row['difference']:.0e}"]
 
 
 if __name__ == "__main__":

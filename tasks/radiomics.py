@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from models.radiomics import RadiomicsConfig, data_dictionary, features_of_case
 from prefect import task
 
+from models.radiomics import RadiomicsConfig, data_dictionary, features_of_case
 from models.registry import validated
 from storage.cohort import Cohort
 from tasks.localization import selected_cases, shards

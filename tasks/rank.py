@@ -18,7 +18,6 @@ import torch
 from lightning import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from pydantic import Field, PositiveInt
-from storage.loading import CohortImages
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader, WeightedRandomSampler
@@ -27,6 +26,7 @@ from models.augmentation import AugmentationConfig, augmentation
 from models.config import Config
 from models.registry import build
 from storage.cohort import Cohort
+from storage.loading import CohortImages
 from tasks.model_files import save_model
 
 BEST = "best"

@@ -27,7 +27,6 @@ from tasks.reuse import fingerprint, write_json
 from tasks.tracking import TrackedRun, flattened, register_model, tracked_run
 from tasks.workspace import current_workspace
 
-
 logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)    # a failure is told once, by TrainingError
 
 

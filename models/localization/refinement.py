@@ -179,7 +179,7 @@ def _remember(case: _Case, score: float, saliency: np.ndarray, config: Refinemen
     case.scores.append(score)
     case.latest = saliency
     if iteration == 0:
-        case.initial, case.total = saliency, saliency.copy()
+        case.initial, case.total = saliency.copy(), saliency.copy()  # the map is a view of its batch's
     elif score > config.stop_score:
         case.total += np.float32(math.exp(-config.decay * iteration)) * saliency
 

@@ -12,6 +12,7 @@ from torch.autograd.graph import Node
 
 from models.errors import ModelError
 
+RELU_NODE = "ReluBackward0"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -41,15 +42,16 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 def guided_relus(model: nn.Module) -> Iterator[set[Node]]:
     """Every nn.ReLU, by type, passes back the positive part of its gradient only; gives the graph nodes that do.
 
-    The hook sits on the output, where an in-place ReLU and a module used twice are no special cases, and where a
-    residual path around the ReLU is left alone.
+    What is hooked is the node of each call in the graph, so an in-place ReLU and a module used twice are no special
+    cases, and a path around the ReLU keeps its gradient.
     """
     guided: set[Node] = set()
 
     def guide(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        if output.grad_fn is not None:
-            guided.add(output.grad_fn)
-            output.register_hook(positive_part)
+        node = output.grad_fn
+        if node is not None and node not in guided:
+            guided.add(node)
+            node.register_hook(_positive_part if node.name() == RELU_NODE else _positive_part_of_view)
 
     refuse_scripted(model)
     handles = [module.register_forward_hook(guide) for module in model.modules() if isinstance(module, nn.ReLU)]
@@ -60,9 +62,14 @@ def guided_relus(model: nn.Module) -> Iterator[set[Node]]:
             handle.remove()
 
 
-def positive_part(gradient: Tensor) -> Tensor:
-    """relu(R); named, because the hooks of all ReLUs share it."""
-    return gradient.clamp_min(0)
+def _positive_part(outgoing: tuple[Tensor, ...], _incoming: object) -> tuple[Tensor, ...]:
+    """1[x > 0] · R → its positive part, in place: a ReLU's backward pass has just made this tensor, nobody else has it."""
+    return (outgoing[0].clamp_min_(0),)
+
+
+def _positive_part_of_view(outgoing: tuple[Tensor, ...], _incoming: object) -> tuple[Tensor, ...]:
+    """The same where an in-place ReLU wrote into part of a tensor; this gradient may be shared."""
+    return (outgoing[0].clamp_min(0),)
 
 
 def refuse_scripted(model: nn.Module) -> None:
@@ -76,7 +83,7 @@ def refuse_scripted(model: nn.Module) -> None:
 def refuse_functional_relus(score: Tensor, guided: set[Node], model: nn.Module) -> None:
     """ModelError if a ReLU that is no module lies between input and score: it would silently get the plain gradient."""
     for node in graph_nodes(score):
-        if node.name() == "ReluBackward0" and node not in guided:
+        if node.name() == RELU_NODE and node not in guided:
             raise ModelError(
                 f"{type(model).__name__} calls a functional ReLU (F.relu or torch.relu), which can't be guided: "
                 "make it an nn.ReLU module, or use the saliency method 'gradient'"

@@ -1,4 +1,4 @@
-"""A user's mistake is one clear line on standard error and exit status 2; what is broken is set aside and the rest goes on."""
+"""A mistake is one clear line on standard error and exit status 2; what is broken is set aside and the rest goes on."""
 
 from pathlib import Path
 

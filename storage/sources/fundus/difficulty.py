@@ -40,15 +40,15 @@ class Difficulty:
 
     grade_share: ByGrade = (0.30, 0.18, 0.22, 0.17, 0.13)
     microaneurysm: LesionKind = field(
-        default=LesionKind((0.0, 4.0, 8.0, 13.0, 16.0), (0.014, 0.022), (0.20, 0.75), contrast_skew=1.2)
+        default=LesionKind((0.0, 3.5, 5.0, 7.0, 8.0), (0.016, 0.024), (0.30, 0.95), contrast_skew=1.0)
     )
     haemorrhage: LesionKind = field(
-        default=LesionKind((0.0, 0.2, 3.0, 9.0, 17.0), (0.022, 0.050), (0.22, 0.95), radius_skew=1.8)
+        default=LesionKind((0.0, 0.2, 3.0, 8.5, 15.0), (0.022, 0.050), (0.30, 1.15), radius_skew=1.5)
     )
     exudate_cluster: LesionKind = field(
-        default=LesionKind((0.0, 0.0, 1.3, 2.0, 3.2), (0.008, 0.026), (0.18, 0.95), radius_skew=2.2)
+        default=LesionKind((0.0, 0.0, 1.3, 2.0, 3.2), (0.009, 0.026), (0.20, 0.95), radius_skew=2.0)
     )
-    exudates_per_cluster: float = 10.0
+    exudates_per_cluster: float = 9.0
     cotton_wool: LesionKind = field(default=LesionKind((0.0, 0.0, 0.3, 2.2, 4.0), (0.032, 0.058), (0.14, 0.55)))
     dust: Distractor = field(default=Distractor(3.5, (0.006, 0.014), (0.10, 0.45)))
     drusen: Distractor = field(default=Distractor(4.0, (0.012, 0.022), (0.08, 0.30)))
