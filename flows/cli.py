@@ -125,6 +125,10 @@ def train(
     preset: Annotated[str, typer.Option(help="Settings of the system's experiment file: small, paper.")] = "small",
     settings: Set = [],  # noqa: B006
     epochs: Annotated[int | None, typer.Option(min=1, help="Same as --set trainer.max_epochs=N.")] = None,
+    initial: Annotated[
+        str | None,
+        typer.Option("--init", help="Start from a model (as --model of localize), or from a weights file."),
+    ] = None,
     devices: Annotated[int, typer.Option(min=1, help="Processes, one a device.")] = 1,
     seed: Seed = 0,
     json_file: Json = None,
@@ -137,7 +141,7 @@ def train(
 
     chosen = parsed(settings)
     trainer = {**chosen.pop("trainer", {}), **({"max_epochs": epochs} if epochs else {})}
-    answer = flow(system, cohort, target, preset, chosen, trainer, seed, devices)
+    answer = flow(system, cohort, target, preset, chosen, trainer, seed, devices, initial)
     show(answer, ("run_id", "model", "model_version", "registered", "epochs", "best", "reused", "report"))
     save_json(json_file, answer)
 

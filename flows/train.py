@@ -6,6 +6,7 @@ from prefect import flow
 
 from tasks.experiments import merged, preset
 from tasks.reuse import finished, remember
+from tasks.tracking import locate_weights
 from tasks.training import model_files, run_training, training_job
 
 
@@ -19,11 +20,19 @@ def train(
     trainer: dict[str, Any] | None = None,
     seed: int = 0,
     devices: int = 1,
+    initial: str | None = None,
 ) -> dict[str, Any]:
     """Train, go on where a killed run stopped, or hand back the model of the same job done before."""
     chosen = preset(system, preset_name)
     key, job = training_job(
-        cohort, system, target, merged(chosen["settings"], settings), merged(chosen["trainer"], trainer), seed, devices
+        cohort,
+        system,
+        target,
+        merged(chosen["settings"], settings),
+        merged(chosen["trainer"], trainer),
+        seed,
+        devices,
+        locate_weights(initial) if initial else None,
     )
     if known := finished("train", key):
         return {**known, "reused": True}

@@ -4,12 +4,14 @@ Keys of a batch       image, label, mask, points, boxes, spacing, case
 Keys of a prediction  score, saliency, mask, boxes, points, image, embedding, transform
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from lightning import LightningModule
 from torch import Tensor
 
 from models.config import Config
+from models.errors import ModelError
 from models.saliency import Explanation, Target, regression_output
 from models.saliency.gradient import gradient
 
@@ -43,6 +45,10 @@ class System(LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """`to_input`'s tensor → the output (B, K)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward pass")
+
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Take weights of the public layout that the system's paper starts from; ModelError where it has none."""
+        raise ModelError(f"{self.name} has no public layout of pre-trained weights; start from a model of its own")
 
     def explain(self, image: Tensor) -> Explanation:
         """Score and attribution of stored images (B, C, *spatial); the plain gradient unless a system overrides it."""

@@ -269,8 +269,8 @@ def _exclusive(path: str) -> Iterator[None]:
 def _let_engine_threads_finish() -> None:
     """Wait until no thread of icechunk is inside Python.
 
-    One that has handed over its result still needs the interpreter lock for a moment. If the interpreter is gone by then,
-    Python 3.11 unwinds the thread, Rust aborts the process, and a finished ingestion exits with 134 (3 of 65 runs did).
+    One that has handed over its result needs the interpreter lock once more. If the interpreter is gone by then, Python
+    3.11 unwinds the thread, Rust aborts the process, and a finished ingestion exits with 134: 3 of 65 runs did.
     """
     quiet, deadline = 0, time.monotonic() + EXIT_PATIENCE
     while quiet < 3 and time.monotonic() < deadline:

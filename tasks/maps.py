@@ -9,7 +9,7 @@ from tasks.progress import progress
 from tasks.reuse import fingerprint
 
 FALLBACK_QUANTILE = 0.99
-FROC_SMOOTHING = 128    # pixels of image side a pixel of sigma
+FROC_SMOOTHING = 128  # pixels of image side a pixel of sigma
 Evidence = dict[str, list[CaseEvidence]]
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from models.errors import ModelError
@@ -39,6 +40,22 @@ def describe_model(folder: Path) -> dict[str, Any]:
     if file_digest(weights)[:12] != about["version"]:
         raise ModelError(f"{weights} is not the file that was saved as version {about['version']}: it is damaged")
     return about
+
+
+def load_initial(system: System, weights: Path) -> None:
+    """Start `system` from a model folder's weights, or from a file of weights in its paper's public layout.
+
+    Raises:
+        ModelError: they do not fit.
+    """
+    if weights.is_dir():
+        try:
+            system.load_state_dict(load_file(weights / WEIGHTS))
+        except RuntimeError as error:
+            raise ModelError(f"the weights of {weights} do not fit: {str(error).splitlines()[1].strip()}") from error
+        return
+    is_safe = weights.suffix == ".safetensors"
+    system.load_pretrained(load_file(weights) if is_safe else torch.load(weights, weights_only=True))
 
 
 def load_model(folder: Path) -> System:

@@ -27,7 +27,7 @@ from models.config import Config
 from models.registry import build
 from storage.cohort import Cohort
 from storage.loading import CohortImages
-from tasks.model_files import save_model
+from tasks.model_files import load_initial, save_model
 
 BEST = "best"
 PR_SET_PDEATHSIG = 1
@@ -56,6 +56,7 @@ class TrainingJob(Config):
     seed: int
     devices: PositiveInt
     folder: Path
+    initial: Path | None = None
 
 
 @record
@@ -66,6 +67,8 @@ def train_rank(job_file: str) -> None:
     seed_everything(job.seed, verbose=False)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.devices))
     system = build(job.system, job.config)
+    if job.initial:
+        load_initial(system, job.initial)
     best = ModelCheckpoint(
         dirpath=job.folder / "checkpoints",
         filename=BEST,

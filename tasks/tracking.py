@@ -23,7 +23,7 @@ from models.errors import ModelError
 from tasks.reuse import PROJECT
 from tasks.workspace import current_workspace
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)    # it announces its database at every start
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces its database at every start
 
 EXPERIMENT = "lesionflow"
 PARAM_LIMIT = 500
@@ -113,6 +113,12 @@ def locate_model(address: str) -> Path:
         except (MlflowException, OSError) as error:
             raise ModelError(f"run {run_id} holds no model: {str(error).splitlines()[0]}") from error
     return folder
+
+
+def locate_weights(address: str) -> Path:
+    """What a training can start from: a file of weights, or a model as `locate_model` finds it."""
+    file = Path(address)
+    return file.resolve() if file.is_file() else locate_model(address).resolve()
 
 
 def _run_of(client: MlflowClient, address: str) -> str:

@@ -19,15 +19,15 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.experiments import merged
 from tasks.figures import training_curves
-from tasks.model_files import describe_model
+from tasks.model_files import WEIGHTS, describe_model, load_initial
 from tasks.progress import progress
 from tasks.rank import TrainerSettings, TrainingJob, train_rank
 from tasks.reporting import Section, publish_report
-from tasks.reuse import fingerprint, write_json
+from tasks.reuse import file_digest, fingerprint, write_json
 from tasks.tracking import TrackedRun, flattened, register_model, tracked_run
 from tasks.workspace import current_workspace
 
-logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)    # a failure is told once, by TrainingError
+logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # a failure is told once, by TrainingError
 
 
 class TrainingError(Exception):
@@ -35,18 +35,28 @@ class TrainingError(Exception):
 
 
 def training_job(
-    cohort: str, system: str, target: str, settings: dict[str, Any], trainer: dict[str, Any], seed: int, devices: int
+    cohort: str,
+    system: str,
+    target: str,
+    settings: dict[str, Any],
+    trainer: dict[str, Any],
+    seed: int,
+    devices: int,
+    initial: Path | None,
 ) -> tuple[str, TrainingJob]:
     """The job that the arguments describe, checked, with its fingerprint.
 
     Raises:
         CohortError: the cohort has no such label, or no labelled case to train or to validate on.
-        ModelError: no such system or setting.
+        ModelError: no such system or setting, or the initial weights do not fit.
     """
     opened = Cohort.open(cohort)
     grid = {"network": {"size": opened.size, "in_channels": len(opened.channels)}}
     settings = merged(grid, settings)
-    resolved = build(system, settings).config.model_dump(mode="json")
+    built = build(system, settings)
+    if initial:
+        load_initial(built, initial)
+    resolved = built.config.model_dump(mode="json")
     check_trainable(opened, target)
     trainer_settings = validated(TrainerSettings, trainer, where="--set trainer")
     key = fingerprint(
@@ -58,6 +68,7 @@ def training_job(
         trainer=trainer_settings.model_dump(mode="json"),
         seed=seed,
         devices=devices,
+        initial=initial_digest(initial),
     )
     return key, TrainingJob(
         cohort=str(opened.path),
@@ -69,7 +80,13 @@ def training_job(
         seed=seed,
         devices=devices,
         folder=current_workspace().runs / key[:12],
+        initial=initial,
     )
+
+
+def initial_digest(weights: Path | None) -> str | None:
+    """SHA-256 of the weights a training starts from."""
+    return file_digest(weights / WEIGHTS if weights.is_dir() else weights) if weights else None
 
 
 def check_trainable(cohort: Cohort, target: str) -> None:

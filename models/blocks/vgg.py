@@ -78,7 +78,7 @@ class VGGRegressor(nn.Module):
         self.pool = nn.Identity() if config.head_pool is None else nn.AdaptiveAvgPool2d(config.head_pool)
         self.classifier = nn.Sequential(*_head(config))
         self.apply(_kaiming)
-        self.to(memory_format=torch.channels_last)  # 4 to 20 % faster on a CPU, most at small widths
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 4 to 20 % faster on a CPU
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, in_channels, size, size) → (B, outputs)."""

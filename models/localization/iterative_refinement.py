@@ -12,6 +12,7 @@ out  score     (B,) the predicted grade
      saliency  (B, H, W) float32 ≥ 0: s_0, in grades per unit of the network's input
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.blocks.vgg import VGGConfig, VGGRegressor
+from models.blocks.vgg import VGGConfig, VGGRegressor, load_torchvision_state
 from models.config import Config
 from models.errors import ModelError
 from models.localization.refinement import RefinementConfig
@@ -101,6 +102,10 @@ class IterativeRefinement(System):
     def forward(self, image: Tensor) -> Tensor:
         """`to_input`'s tensor → grades (B, 1)."""
         return self.network(image)  # type: ignore[no-any-return]
+
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Take a torchvision VGG-16's weights, fully connected layers included, but for the last."""
+        load_torchvision_state(self.network, state)
 
     def explain(self, image: Tensor) -> Explanation:
         """Score and attribution of stored images by the configured saliency method."""

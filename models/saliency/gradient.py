@@ -24,10 +24,10 @@ def gradient(model: nn.Module, image: Tensor, target: Target) -> Explanation:
 
 
 def leaf(image: Tensor) -> Tensor:
-    """A copy of `image` to differentiate by; the caller's tensor stays as it is."""
+    """A plain copy of `image` to differentiate by; the caller's tensor stays as it is."""
     if not image.is_floating_point():
         raise ModelError(f"saliency needs a float image, not {image.dtype}: apply the system's to_input first")
-    return image.detach().clone().requires_grad_()
+    return image.detach().as_subclass(Tensor).clone().requires_grad_()
 
 
 def scored(model: nn.Module, pixels: Tensor, target: Target) -> Tensor:

@@ -43,15 +43,21 @@ def guided_relus(model: nn.Module) -> Iterator[set[Node]]:
     """Every nn.ReLU, by type, passes back the positive part of its gradient only; gives the graph nodes that do.
 
     What is hooked is the node of each call in the graph, so an in-place ReLU and a module used twice are no special
-    cases, and a path around the ReLU keeps its gradient.
+    cases, and a path around the ReLU keeps its gradient. ModelError where a call has no node of its own.
     """
     guided: set[Node] = set()
 
-    def guide(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+    def guide(module: nn.Module, _inputs: object, output: Tensor) -> None:
         node = output.grad_fn
-        if node is not None and node not in guided:
-            guided.add(node)
-            node.register_hook(_positive_part if node.name() == RELU_NODE else _positive_part_of_view)
+        if node is None:
+            return
+        if node.name() != RELU_NODE:
+            raise ModelError(
+                f"{module} runs as {node.name()}, overridden or in place on part of a tensor, and can't be guided: "
+                "make it nn.ReLU(inplace=False), or use the saliency method 'gradient'"
+            )
+        guided.add(node)
+        node.register_hook(_positive_part)
 
     refuse_scripted(model)
     handles = [module.register_forward_hook(guide) for module in model.modules() if isinstance(module, nn.ReLU)]
@@ -63,13 +69,8 @@ def guided_relus(model: nn.Module) -> Iterator[set[Node]]:
 
 
 def _positive_part(outgoing: tuple[Tensor, ...], _incoming: object) -> tuple[Tensor, ...]:
-    """1[x > 0] · R → its positive part, in place: a ReLU's backward pass has just made this tensor, nobody else has it."""
+    """The positive part of 1[x > 0] · R, in place: a ReLU's backward pass has just made this tensor for nobody else."""
     return (outgoing[0].clamp_min_(0),)
-
-
-def _positive_part_of_view(outgoing: tuple[Tensor, ...], _incoming: object) -> tuple[Tensor, ...]:
-    """The same where an in-place ReLU wrote into part of a tensor; this gradient may be shared."""
-    return (outgoing[0].clamp_min(0),)
 
 
 def refuse_scripted(model: nn.Module) -> None:

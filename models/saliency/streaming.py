@@ -24,7 +24,10 @@ def saliency_maps(
     batch_size: int,
     device: torch.device | str,
 ) -> Iterator[tuple[int, float, np.ndarray]]:
-    """(case, score, map (*spatial) float32 ≥ 0) of each (case, image (C, *spatial)) in order; the model is on `device`."""
+    """(case, score, map (*spatial) float32 ≥ 0) of each (case, image (C, *spatial)), in order.
+
+    `model` is on `device`.
+    """
     if name not in SALIENCY:
         raise ModelError(f"no saliency method is called '{name}'; there are: {', '.join(SALIENCY)}")
     waiting = iter(images)

@@ -55,7 +55,7 @@ def test_sampling_weights_make_labels_equally_frequent():
 
 def test_failing_rank_is_told_by_its_own_exception(cohort: Cohort, tmp_path: Path):
     described, file = job(cohort, tmp_path / "run", network={**NETWORK, "size": 32})
-    with pytest.raises(TrainingError, match="ModelError.*32"):
+    with pytest.raises(TrainingError, match=r"ModelError.*32"):
         launch(described, file)
 
 

@@ -40,10 +40,10 @@ class Difficulty:
 
     grade_share: ByGrade = (0.30, 0.18, 0.22, 0.17, 0.13)
     microaneurysm: LesionKind = field(
-        default=LesionKind((0.0, 3.5, 5.0, 7.0, 8.0), (0.016, 0.024), (0.30, 0.95), contrast_skew=1.0)
+        default=LesionKind((0.0, 3.5, 5.0, 7.0, 8.0), (0.016, 0.024), (0.35, 1.0), contrast_skew=1.0)
     )
     haemorrhage: LesionKind = field(
-        default=LesionKind((0.0, 0.2, 3.0, 8.5, 15.0), (0.022, 0.050), (0.30, 1.15), radius_skew=1.5)
+        default=LesionKind((0.0, 0.2, 3.0, 8.5, 15.0), (0.022, 0.050), (0.35, 1.2), radius_skew=1.5)
     )
     exudate_cluster: LesionKind = field(
         default=LesionKind((0.0, 0.0, 1.3, 2.0, 3.2), (0.009, 0.026), (0.20, 0.95), radius_skew=2.0)

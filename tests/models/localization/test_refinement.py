@@ -143,7 +143,9 @@ def test_a_zero_map_stops_with_an_empty_mask_and_an_untouched_image():
 
 @pytest.mark.parametrize("cap", [0, 1])
 def test_the_cap_is_kept(cap):
-    (result,) = run(Brightness(), [photograph(9)], POSITIVE.model_copy(update={"max_iterations": cap, "stop_score": -1.0}))
+    (result,) = run(
+        Brightness(), [photograph(9)], POSITIVE.model_copy(update={"max_iterations": cap, "stop_score": -1.0})
+    )
     assert (result.stop_reason, result.iterations, len(result.scores)) == ("cap", cap, cap + 1)
 
 

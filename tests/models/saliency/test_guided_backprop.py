@@ -3,6 +3,7 @@ import warnings
 import pytest
 import torch
 from captum.attr import GuidedBackprop
+from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,15 +66,41 @@ def test_equals_the_gradient_without_a_relu():
 
 
 def test_a_path_around_the_relu_keeps_its_gradient():
+    """At a sum both summands are handed the same gradient tensor; guiding one must not write into the other's."""
+
     class Residual(nn.Module):
         def __init__(self):
             super().__init__()
             self.act = nn.ReLU()
 
         def forward(self, x):
-            return -(x + self.act(2 * x)).sum(1)
+            return -(self.act(x) + 3 * x).sum(1)
 
-    assert guided_backprop(Residual(), torch.ones(1, 2), regression_output()).attribution.tolist() == [[-1.0, -1.0]]
+    assert guided_backprop(Residual(), torch.ones(1, 2), regression_output()).attribution.tolist() == [[-3.0, -3.0]]
+
+
+def test_an_in_place_relu_on_part_of_a_tensor_is_refused():
+    """Autograd hides it in the whole tensor's node, where it would silently get the plain gradient."""
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            y = 2 * x
+            self.act(y[:, :2])
+            return y.sum(1)
+
+    with pytest.raises(ModelError, match="in place on part of a tensor"):
+        guided_backprop(Half(), torch.ones(1, 4), regression_output())
+
+
+def test_monai_s_tensors_are_welcome(resnet):
+    image = torch.randn(1, 3, 64, 64)
+    expected = guided_backprop(resnet, image, class_logit(0)).attribution
+    given = guided_backprop(resnet, MetaTensor(image), class_logit(0)).attribution
+    assert torch.equal(torch.as_tensor(given), expected)
 
 
 @pytest.mark.parametrize(
