@@ -158,6 +158,12 @@ class Cohort:
         """A row a case, row i = case i: ids, split, file, SHA-256, spacing, crop, `has_masks`, and a column a label."""
         return layout.read_table(self._group, self._layout)
 
+    def label(self, name: str) -> np.ndarray:
+        """A label of all cases, float64, NaN where missing; CohortError for an unknown one."""
+        if name not in self.labels:
+            raise CohortError(f"{self.path} has no label '{name}'; it has: {_listed(self.labels)}")
+        return self.table[name].to_numpy(np.float64)
+
     @cached_property
     def quarantine(self) -> pd.DataFrame:
         """The files that were set aside, a row each: file, sha256, reason."""

@@ -46,7 +46,7 @@ class CohortImages(Dataset[Item]):
         self.in_memory = in_memory
         self._cohort: Cohort | None = None
         self._pixels: np.ndarray | None = None
-        self._labels = self._open().table[label].to_numpy(np.float32)[self.indices]
+        self._labels = self._open().label(label).astype(np.float32)[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

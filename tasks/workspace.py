@@ -65,6 +65,7 @@ def enter_workspace(root: Path) -> Workspace:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "OPENCV_LOG_LEVEL": "ERROR",
+        "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin made an epoch 5 times as long on a shared machine
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)

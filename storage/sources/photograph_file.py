@@ -1,7 +1,6 @@
 """One image file to pixels: the only place that knows Pillow, and what may be wrong with a file."""
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,9 +89,7 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
 def _image_errors(what: str = "") -> Iterator[None]:
     """Every way in which a decoder fails becomes an UnreadableError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+        yield
     except UnreadableError:
         raise
     except UnidentifiedImageError as error:

@@ -181,8 +181,10 @@ def _files_and_masks(
         check_pattern(pattern, lesions)
         nested = masks.resolve() != folder.resolve() and is_inside(masks, folder)
         files = [file for file in files if not (nested and is_inside(folder / file, masks))]
-        assigned = assign_masks(_image_files(masks), files, pattern, lesions)
-        _check_masks_found(masks, pattern, assigned)
+        mask_files = list(_image_files(masks))
+        assigned = assign_masks(mask_files, files, pattern, lesions)
+        if not assigned:
+            _check_masks_fit(masks, mask_files, files, pattern, lesions)
     if masks is not None and masks.resolve() == folder.resolve():
         mask_names = {name for of_file in assigned.values() for name in of_file.values()}
         files = [file for file in files if file not in mask_names]
@@ -191,8 +193,12 @@ def _files_and_masks(
     return files, assigned
 
 
-def _check_masks_found(masks: Path, pattern: str, assigned: Mapping[str, object]) -> None:
-    if not assigned:
+def _check_masks_fit(
+    masks: Path, mask_files: Sequence[str], files: Sequence[str], pattern: str, lesions: Sequence[str] | None
+) -> None:
+    """SourceError unless having no mask at all can be meant: a healthy batch, with the lesion classes named."""
+    healthy = lesions is not None and (not mask_files or assign_masks(mask_files, files, pattern, None))
+    if not healthy:
         raise SourceError(
             f"no file in {masks} fits '{pattern}' for any photograph. Name the pattern with --mask-pattern"
         )

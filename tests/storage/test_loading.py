@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from storage import CohortError
 from storage.loading import CohortImages, memory_needed
 
 
@@ -47,6 +48,11 @@ def test_a_snapshot_is_read_although_the_cohort_went_on(cohort, make_case):
     data = CohortImages(cohort.path, cohort.snapshot, range(8), "grade", in_memory=False)
     cohort.record([make_case(8)], relabelled={0: {"grade": 4.0}})
     assert float(data[0]["label"]) == 0.0
+
+
+def test_an_unknown_label_is_named_with_those_that_are_there(cohort):
+    with pytest.raises(CohortError, match="no label 'stage'; it has: grade"):
+        CohortImages(cohort.path, cohort.snapshot, [0], "stage")
 
 
 def test_the_memory_estimate_is_what_the_arrays_take(cohort):

@@ -248,6 +248,14 @@ def test_a_masks_folder_that_fits_no_photograph_is_a_mistake(tmp_path):
         open_source(str(tmp_path), masks=tmp_path / "masks")
 
 
+def test_a_healthy_batch_may_have_no_mask_at_all_where_the_classes_are_named(tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    assert read_all(tmp_path, masks=tmp_path / "masks", lesions=["MA"])["a.png"].masks == {}
+    with pytest.raises(SourceError, match="no file"):
+        open_source(str(tmp_path), masks=tmp_path / "masks")
+
+
 def test_a_missing_folder_is_a_mistake(tmp_path):
     with pytest.raises(SourceError, match=r"there is no folder .*absent"):
         open_source(str(tmp_path / "absent"))

@@ -1,3 +1,4 @@
+import contextlib
 import random
 import resource
 import signal
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage import Cohort, CohortError
+from storage import Cohort, CohortError, engine
 
 ROOT = Path(__file__).parents[2]
 INGEST = """
@@ -80,6 +81,23 @@ def test_two_processes_that_ingest_one_folder_add_each_case_once(tmp_path):
     processes = [start_ingestion(folder, tmp_path / "cohort") for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert assert_whole_cases_only(tmp_path / "cohort", folder) == 20
+
+
+def test_without_a_lock_a_writer_that_lost_the_race_starts_again_from_the_new_tip(cohort, make_case, monkeypatch):
+    monkeypatch.setattr(engine, "_exclusive", lambda _: contextlib.nullcontext())
+    rival, bases = Cohort.open(cohort.path), []
+
+    def write(group, base):
+        if not bases:
+            rival.append([make_case(20)])
+        bases.append(base)
+        group.attrs["note"] = group["case_id"].shape[0]
+        return "a note"
+
+    engine.transact(engine.open_repository(cohort.path), cohort.path, write)
+    assert bases == [cohort.snapshot, rival.snapshot]
+    reopened = Cohort.open(cohort.path)
+    assert (len(reopened), reopened.to_xarray().attrs["note"]) == (9, 9)
 
 
 def test_a_write_that_fails_says_so_in_one_line_and_leaves_the_cohort_as_it_was(cohort, make_case):

@@ -49,7 +49,7 @@ class Difficulty:
         default=LesionKind((0.0, 0.0, 1.3, 2.0, 3.2), (0.009, 0.026), (0.20, 0.95), radius_skew=2.0)
     )
     exudates_per_cluster: float = 9.0
-    cotton_wool: LesionKind = field(default=LesionKind((0.0, 0.0, 0.3, 2.2, 4.0), (0.032, 0.058), (0.14, 0.55)))
+    cotton_wool: LesionKind = field(default=LesionKind((0.0, 0.0, 0.3, 2.2, 4.0), (0.032, 0.058), (0.18, 0.62)))
     dust: Distractor = field(default=Distractor(3.5, (0.006, 0.014), (0.10, 0.45)))
     drusen: Distractor = field(default=Distractor(4.0, (0.012, 0.022), (0.08, 0.30)))
     pigment: Distractor = field(default=Distractor(1.5, (0.035, 0.085), (0.15, 0.50)))

@@ -11,7 +11,7 @@ from storage.sources.fundus.difficulty import MASK_SHARE, Difficulty, LesionKind
 from storage.sources.fundus.spots import Grid, Plane, Points, Spots, draw_range, draw_spots, paint
 
 EXUDATE = np.array([1.00, 0.86, 0.42])
-COTTON_WOOL = np.array([0.98, 0.86, 0.66])
+COTTON_WOOL = np.array([1.00, 0.84, 0.58])
 _CLEAR_OF_RIM = 0.04  # free field between a lesion's edge and the rim
 _TO_VESSEL = (
     1.1  # reds keep this many of their radii from the centre of a large vessel, where they could not be told from it
@@ -144,8 +144,8 @@ def add_red(colour: Plane, red: Spots, grid: Grid) -> Mask:
 
 
 def add_bright(colour: Plane, spots: Spots, tint: Points, light: Plane, grid: Grid) -> Mask:
-    """Lay bright spots of colour `tint` (3,) under `light` (H, W) over `colour` (3, H, W), in place; their mask."""
+    """Lay bright spots of colour `tint` (3,) under `light` (3, H, W) over `colour` (3, H, W), in place; their mask."""
     profile, strength = paint(spots, grid)
     for channel in range(3):
-        colour[channel] += strength * (np.float32(tint[channel]) * light - colour[channel])
+        colour[channel] += strength * (np.float32(tint[channel]) * light[channel] - colour[channel])
     return profile > MASK_SHARE

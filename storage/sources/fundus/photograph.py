@@ -80,7 +80,7 @@ def photograph(
     """Image (3, H, W) uint8 and the lesion masks (H, W) by class; all else is the same with or without the lesions."""
     grid = grid_of(size)
     loss = light_loss(scene.look, scene.eye, grid)
-    light = np.exp(-loss)
+    light = np.exp(-layered(np.zeros(3), [(loss, FALLOFF)]))
     retina = _retina(scene, loss, light, grid)
     masks = {name: np.zeros((size, size), np.bool_) for name in scene.lesions.counts()}
     if with_lesions and scene.grade > 0:
