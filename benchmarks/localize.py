@@ -1,6 +1,6 @@
 """How fast is `localize`, beside what a user would write or use instead? All in one run, in turns; medians.
 
-    python benchmarks/localize.py             a small network, under a minute on two cores
+    python benchmarks/localize.py             a small network, a minute or two on two cores
     python benchmarks/localize.py --paper     VGG-16 at 512 pixels, some minutes on two cores
 
 loop      `refine` ÷ (a bare forward and backward pass at the same batch, as often as the loop looks at an image,

@@ -1,1 +1,1 @@
-"""One YAML a paper: its data, its presets, the table it reports; `demo.yaml` is the chain that `lesionflow demo` runs."""
+"""One YAML a paper: its data, its presets, what it reports; `demo.yaml` is the chain that `lesionflow demo` runs."""

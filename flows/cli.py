@@ -100,8 +100,8 @@ def ingest(
     )
     show(answer, ("cohort", "cases", "added", "updated", "known", "quarantined", "snapshot", "report"))
     save_json(json_file, answer)
-    if answer["quarantined"]:
-        fail(f"{answer['quarantined']} file(s) set aside; `lesionflow info {cohort}` lists them", FAILED)
+    if answer["broken"]:
+        fail(f"{answer['broken']} file(s) set aside; `lesionflow info {cohort}` lists them", FAILED)
 
 
 @app.command()

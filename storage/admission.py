@@ -45,7 +45,15 @@ def admit(table: pd.DataFrame, cases: Sequence[Case], fractions: Fractions) -> A
 
 def duplicate_of(file: str) -> str:
     """The reason to set aside a second file of the same bytes."""
-    return f"duplicate of {file}: the same bytes under another name"
+    return f"{_DUPLICATE} {file}: the same bytes under another name"
+
+
+def is_duplicate(rejected: Rejected) -> bool:
+    """Whether a file was set aside because the cohort has it already: nothing is lost and nothing to repair."""
+    return rejected.reason.startswith(_DUPLICATE)
+
+
+_DUPLICATE = "duplicate of"
 
 
 _CHANGED = (

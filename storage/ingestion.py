@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from storage.admission import duplicate_of
+from storage.admission import duplicate_of, is_duplicate
 from storage.case import Case, Listed, Rejected
 from storage.cohort import Cohort
 from storage.errors import CohortError, SourceError
@@ -29,6 +29,11 @@ class IngestReport:
     updated: int
     quarantined: list[Rejected]
     snapshot: str
+
+    @property
+    def broken(self) -> list[Rejected]:
+        """Those set aside that a person should repair: all but second copies of a file."""
+        return [rejected for rejected in self.quarantined if not is_duplicate(rejected)]
 
 
 @dataclass

@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from storage.ingestion import IngestReport, ingest
 
 from storage.cohort import Cohort
+from storage.ingestion import IngestReport, ingest
 from storage.sources import open_source
 from tasks.figures import contact_sheet
 from tasks.progress import progress
@@ -26,6 +26,7 @@ def ingest_source(source: str, cohort: str, fractions: tuple[float, float, float
             "updated": report.updated,
             "known": report.known,
             "quarantined": len(report.quarantined),
+            "broken": len(report.broken),
             "cases": len(Cohort.open(cohort)),
         }
         run.log_metrics(counts)

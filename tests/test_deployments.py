@@ -97,6 +97,6 @@ def test_worker_runs_a_deployment_to_its_end(environment: dict[str, str], tmp_pa
         parameters = ["-p", "source=sim:fundus?cases=4&size=64", "-p", f"cohort={tmp_path / 'cohort'}"]
         run(environment, "deployment", "run", "ingest/ingest", *parameters, "--watch", "--watch-timeout", "200")
     finally:
-        os.killpg(worker.pid, signal.SIGTERM)    # before the server: a worker without one waits for it
+        os.killpg(worker.pid, signal.SIGTERM)  # before the server: a worker without one waits for it
         worker.wait(60)
     assert len(Cohort.open(tmp_path / "cohort")) == 4

@@ -48,7 +48,7 @@ def test_every_case_gets_a_raw_map_a_trajectory_and_a_stop_reason(fundus_cohort:
     assert set(refined.table["stop_reason"]) <= {"score", "cap", "empty_mask"}
     case = int(refined.table["iterations"].idxmax())
     assert refined.saliency(case).min() >= 0
-    assert (refined.saliency(case) >= initial.saliency(case) - 1e-6).all()    # S = s_0 + nonnegative terms
+    assert (refined.saliency(case) >= initial.saliency(case) - 1e-6).all()  # S = s_0 + nonnegative terms
     assert refined.array("inpainted", case).shape == (3, 64, 64)
     assert refined.array("scores", case)[0] == pytest.approx(refined.table.at[case, "score"])
 
