@@ -48,7 +48,7 @@ class RefinementConfig(Config):
     saliency: str = "guided_backprop"
     sign: Sign | None = None
     threshold: Literal["percentile", "otsu", "fraction"] = "percentile"
-    threshold_value: NonNegativeFloat = 99.0
+    threshold_value: NonNegativeFloat = 99.5
     dilation: NonNegativeInt = 1
     inpainter: str = "navier_stokes"
     radius: PositiveFloat = 3.0

@@ -16,15 +16,17 @@ from torch.nn import functional as F
 from models.errors import ModelError
 from models.saliency.explanation import Explanation
 from models.saliency.gradient import derivative, leaf, scored
-from models.saliency.hooks import CONVOLUTIONS, evaluation, last_activation
+from models.saliency.hooks import CONVOLUTIONS, NORMALISATIONS, evaluation, last_activation
 from models.saliency.targets import Target
 
 
 def grad_cam(model: nn.Module, image: Tensor, target: Target, *, layer: nn.Module | None = None) -> Explanation:
-    """Equation (2) at `layer`; by default the last convolution before the head: it runs last on more than one pixel."""
-    layers = (
-        [layer] if layer is not None else [module for module in model.modules() if isinstance(module, CONVOLUTIONS)]
-    )
+    """Equation (2) at `layer`; by default the last convolution before the head, after its normalisation and ReLU.
+
+    It is found as the last module of these kinds that runs on more than one pixel.
+    """
+    kinds = (*CONVOLUTIONS, *NORMALISATIONS, nn.ReLU)
+    layers = [layer] if layer is not None else [module for module in model.modules() if isinstance(module, kinds)]
     with evaluation(model), last_activation(layers) as kept:
         score = scored(model, leaf(image), target)
         if not kept:

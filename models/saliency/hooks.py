@@ -14,6 +14,7 @@ from models.errors import ModelError
 
 RELU_NODE = "ReluBackward0"
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 @contextmanager

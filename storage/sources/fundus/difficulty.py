@@ -40,16 +40,16 @@ class Difficulty:
 
     grade_share: ByGrade = (0.30, 0.18, 0.22, 0.17, 0.13)
     microaneurysm: LesionKind = field(
-        default=LesionKind((0.0, 3.5, 5.0, 7.0, 8.0), (0.016, 0.024), (0.35, 1.0), contrast_skew=1.0)
+        default=LesionKind((0.0, 2.5, 3.5, 4.5, 5.0), (0.017, 0.026), (0.5, 1.2), contrast_skew=1.0)
     )
     haemorrhage: LesionKind = field(
-        default=LesionKind((0.0, 0.2, 3.0, 8.5, 15.0), (0.022, 0.050), (0.35, 1.2), radius_skew=1.5)
+        default=LesionKind((0.0, 0.2, 2.5, 6.0, 10.0), (0.026, 0.055), (0.5, 1.3), radius_skew=1.5)
     )
     exudate_cluster: LesionKind = field(
-        default=LesionKind((0.0, 0.0, 1.3, 2.0, 3.2), (0.009, 0.026), (0.20, 0.95), radius_skew=2.0)
+        default=LesionKind((0.0, 0.0, 1.0, 1.6, 2.4), (0.012, 0.030), (0.35, 1.0), radius_skew=1.5)
     )
-    exudates_per_cluster: float = 9.0
-    cotton_wool: LesionKind = field(default=LesionKind((0.0, 0.0, 0.3, 2.2, 4.0), (0.032, 0.058), (0.18, 0.62)))
+    exudates_per_cluster: float = 7.0
+    cotton_wool: LesionKind = field(default=LesionKind((0.0, 0.0, 0.3, 1.8, 3.0), (0.034, 0.062), (0.25, 0.7)))
     dust: Distractor = field(default=Distractor(3.5, (0.006, 0.014), (0.10, 0.45)))
     drusen: Distractor = field(default=Distractor(4.0, (0.012, 0.022), (0.08, 0.30)))
     pigment: Distractor = field(default=Distractor(1.5, (0.035, 0.085), (0.15, 0.50)))
