@@ -65,7 +65,7 @@ def show_demo(console: Console, summary: dict[str, Any]) -> None:
     console.print("Seconds: " + ", ".join(f"{step} {value:g}" for step, value in summary["seconds"].items()))
     for name, path in summary["paths"].items():
         console.print(f"{name:9} {_line(path)}", soft_wrap=True)
-    console.print("Browse the runs: mlflow ui --backend-store-uri sqlite:///.lesionflow/mlflow.db", soft_wrap=True)
+    console.print(f"Browse the runs: mlflow ui --backend-store-uri {summary['tracking']}", soft_wrap=True)
 
 
 def metric_table(title: str, methods: dict[str, dict[str, Any]]) -> Table:

@@ -28,6 +28,7 @@ def write_summary(folder: Path, steps: dict[str, dict[str, Any]], seconds: dict[
         "radiomics": {key: features[key] for key in ("rows", "features")},
         "cases": {"ingested": steps["ingest"]["cases"], "evaluated": evaluated["cases"]},
         "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "tracking": current_workspace().tracking_uri,
         "paths": {
             "cohort": steps["ingest"]["cohort"],
             "model": steps["train"]["model"],
