@@ -160,7 +160,7 @@ def localize(
 ) -> None:
     """Write a lesion map for every case that has none from this model and method.
 
-    Example: `lesionflow localize cohort --model iterative-refinement --split test --set decay=0.3`
+    Example: `lesionflow localize cohort --model iterative-refinement --split test --set decay=0.5`
     """
     from flows.localize import localize as flow
 

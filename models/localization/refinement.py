@@ -49,10 +49,10 @@ class RefinementConfig(Config):
     sign: Sign | None = None
     threshold: Literal["percentile", "otsu", "fraction"] = "percentile"
     threshold_value: NonNegativeFloat = 99.5
-    dilation: NonNegativeInt = 1
+    dilation: NonNegativeInt = 2
     inpainter: str = "navier_stokes"
     radius: PositiveFloat = 3.0
-    decay: NonNegativeFloat = 0.3
+    decay: NonNegativeFloat = 1.0
     max_iterations: NonNegativeInt = 10
     stop_score: float = Field(default=1.0, allow_inf_nan=False)
 

@@ -17,11 +17,19 @@ def test_equals_captum_on_the_input_grid(network, request):
         else (model.layer4[1].conv2, class_logit(1), 1)
     )
     image = torch.randn(3, 3, 64, 64)
-    given = grad_cam(model, image, target).attribution
-    assert torch.equal(given, grad_cam(model, image, target, layer=layer).attribution)
+    given = grad_cam(model, image, target, layer=layer).attribution
     expected = captums(model, layer, image, index)
     assert given.shape == (3, 1, 64, 64)
     assert torch.allclose(given, expected, rtol=1e-3, atol=float(1e-5 * expected.abs().max()))
+
+
+@pytest.mark.parametrize("network", ["vgg", "resnet"])
+def test_default_layer_is_the_last_convolution_after_its_relu(network, request):
+    model = request.getfixturevalue(network)
+    rectified = model.features[29] if network == "vgg" else model.layer4[1].act
+    image, target = torch.randn(2, 3, 64, 64), regression_output() if network == "vgg" else class_logit(1)
+    expected = grad_cam(model, image, target, layer=rectified).attribution
+    assert torch.equal(grad_cam(model, image, target).attribution, expected)
 
 
 def captums(model, layer, image, index):
