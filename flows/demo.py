@@ -37,6 +37,7 @@ def demo() -> dict[str, Any]:
     for saliency in ("grad_cam", "gradient"):
         timed("localize", localize, cohort, model["model"], "saliency", saliency, splits=splits)
     evaluated = timed("evaluate", evaluate, cohort, maps=MAPS)
-    features = timed("radiomics", radiomics, cohort, str(folder / "features.parquet"), maps="S", splits=["test"])
+    out, found = str(folder / "features.parquet"), settings["radiomics"]
+    features = timed("radiomics", radiomics, cohort, out, maps="S", splits=["test"], settings=found)
     steps = {"ingest": ingested, "train": model, "localize": refined, "evaluate": evaluated, "radiomics": features}
     return write_summary(folder, steps, seconds)
