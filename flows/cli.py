@@ -246,10 +246,11 @@ def exit_status(error: Exception) -> int | None:
     """The exit status of an error meant for a person; none for a bug, which shows its traceback."""
     from models.errors import ModelError
     from storage.errors import CohortError, SourceError
+    from tasks.errors import TrainingError
 
     if isinstance(error, ModelError | CohortError | SourceError):
         return WRONG_USE
-    return FAILED if type(error).__name__ == "TrainingError" else None
+    return FAILED if isinstance(error, TrainingError) else None
 
 
 def fail(message: str, status: int) -> None:

@@ -17,6 +17,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from models.registry import build, validated
 from storage.cohort import Cohort
 from storage.errors import CohortError
+from tasks.errors import TrainingError
 from tasks.experiments import merged
 from tasks.figures import training_curves
 from tasks.model_files import WEIGHTS, describe_model, load_initial
@@ -28,10 +29,6 @@ from tasks.tracking import TrackedRun, flattened, register_model, tracked_run
 from tasks.workspace import current_workspace
 
 logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # a failure is told once, by TrainingError
-
-
-class TrainingError(Exception):
-    """A rank failed; the message is its own exception."""
 
 
 def training_job(

@@ -14,9 +14,10 @@ from models.registry import build
 from storage.cohort import Cohort
 from storage.ingestion import ingest
 from storage.sources import open_source
+from tasks.errors import TrainingError
 from tasks.rank import TrainerSettings, TrainingJob, label_weights
 from tasks.reuse import file_digest, write_json
-from tasks.training import TrainingError, launch, read_epochs
+from tasks.training import launch, read_epochs
 
 NETWORK = {"size": 64, "stem_stride": 1, "width": 0.1, "normalisation": "batch", "head": [8], "block5_valid": False}
 LAUNCH = "import sys; from pathlib import Path; from tasks.training import *; from tasks.rank import TrainingJob\n" + (
