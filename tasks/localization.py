@@ -22,7 +22,7 @@ from tasks.figures import refinement_gallery
 from tasks.model_files import describe_model, load_model
 from tasks.progress import Advance, progress
 from tasks.reporting import Section, publish_report
-from tasks.reuse import fingerprint, finished, remember
+from tasks.reuse import code_digest, fingerprint, finished, remember
 from tasks.tracking import TrackedRun, tracked_run
 
 REFINED, INITIAL = "S", "s_0"
@@ -51,7 +51,8 @@ def localize_refined(
     cohort: str, model: str, splits: list[str], settings: dict[str, Any], batch_size: int
 ) -> dict[str, Any]:
     """Refine every chosen case that has no map from this model and these settings; S and s_0 are kept."""
-    opened, system, about = Cohort.open(cohort), load_model(Path(model)), describe_model(Path(model))
+    opened, about = Cohort.open(cohort), describe_model(Path(model))
+    system = load_model(Path(model)).to(best_device())
     config = refinement_config(system, settings)
     names = [map_name(about, REFINED), map_name(about, INITIAL)]
     attributes = _attributes(about, {"method": "iterative-refinement", **config.model_dump(mode="json")})
@@ -89,7 +90,8 @@ def localize_saliency(
     """One map of a plain saliency method for every chosen case that has none yet."""
     if saliency not in SALIENCY:
         raise ModelError(f"no saliency method {saliency!r}; there are: {', '.join(sorted(SALIENCY))}")
-    opened, system, about = Cohort.open(cohort), load_model(Path(model)), describe_model(Path(model))
+    opened, about = Cohort.open(cohort), describe_model(Path(model))
+    system = load_model(Path(model)).to(best_device())
     sign = refinement_config(system, settings).sign or default_sign(saliency)
     name = map_name(about, saliency)
     attributes = _attributes(about, {"method": "saliency", "saliency": saliency, "sign": sign})
@@ -217,7 +219,9 @@ def best_device() -> str:
 
 
 def _attributes(about: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
-    return {"model": about["version"], "system": about["system"], "target": about["target"], **method}
+    """What made a set of maps; another model, method or `models` code makes them anew."""
+    made_by = {"model": about["version"], "system": about["system"], "code": code_digest(("models",))[:12]}
+    return {**made_by, "target": about["target"], **method}
 
 
 def _splits(table: pd.DataFrame) -> str:

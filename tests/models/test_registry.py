@@ -44,7 +44,7 @@ def test_a_file_in_a_family_s_folder_is_enough():
             {"refinement": {"inpainter": "paint"}},
             "'paint' is unknown; there are: navier_stokes",
         ),
-        ("iterative-refinement", {"refinement": {"threshold": "fraction"}}, "threshold_value 99 must be < 1"),
+        ("iterative-refinement", {"refinement": {"threshold": "fraction"}}, "threshold_value 99.5 must be < 1"),
         ("iterative-refinement", {"refinement": {"saliency": "grad_cam", "sign": "negative"}}, "no negative part"),
     ],
 )
