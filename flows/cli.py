@@ -135,7 +135,7 @@ def train(
 ) -> None:
     """Train a system on a cohort's labels; the same command goes on where a killed one stopped.
 
-    Example: `lesionflow train iterative-refinement cohort --target grade --set network.width=16 --epochs 40`
+    Example: `lesionflow train iterative-refinement cohort --target grade --set network.width=0.5 --epochs 40`
     """
     from flows.train import train as flow
 

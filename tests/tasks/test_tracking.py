@@ -1,9 +1,8 @@
 import pytest
-import torch
 
 from models.errors import ModelError
 from models.registry import build
-from tasks.model_files import describe_model, load_model, save_model
+from tasks.model_files import describe_model, save_model
 from tasks.tracking import flattened, locate_model, register_model, tracked_run, tracking_client
 from tasks.workspace import Workspace
 
@@ -68,23 +67,3 @@ def test_unknown_model_is_one_clear_line(workspace: Workspace):
     with pytest.raises(ModelError, match="no model 'nothing'") as error:
         locate_model("nothing")
     assert "\n" not in str(error.value)
-
-
-def test_model_is_saved_without_pickle_and_loads_the_same(workspace: Workspace):
-    system, _ = tiny_model(workspace.root / "model")
-    loaded = load_model(workspace.root / "model")
-    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    system.eval()
-    with torch.no_grad():
-        assert torch.equal(system(system.to_input(image)), loaded(loaded.to_input(image)))
-
-
-def test_damaged_weights_are_refused(workspace: Workspace):
-    folder = workspace.root / "model"
-    tiny_model(folder)
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(ModelError, match="damaged"):
-        load_model(folder)
