@@ -104,3 +104,25 @@ def test_info_tells_cases_labels_and_maps(command: Command, fundus_cohort: Path,
     shown = command("info", fundus_cohort).out
     assert "cases        40" in shown
     assert localized["maps"][0] in shown
+
+
+def test_localization_that_breaks_off_goes_on_with_the_cases_that_are_left(
+    command: Command, fundus_cohort: Path, trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tasks import localization
+
+    def breaking(*arguments, **options):
+        for count, result in enumerate(whole(*arguments, **options)):
+            if count == 20:
+                raise ConnectionError("the machine went away")
+            yield result
+
+    whole, other = localization.refine, ["--set", "decay=0.5", *LOOP]
+    monkeypatch.setattr(localization, "SHARD", 8)
+    monkeypatch.setattr(localization, "refine", breaking)
+    with pytest.raises(ConnectionError):
+        command("localize", fundus_cohort, "--model", trained_model, *other)
+    monkeypatch.setattr(localization, "refine", whole)
+    answer = tmp_path / "rest.json"
+    assert command("localize", fundus_cohort, "--model", trained_model, *other, "--json", answer).status == 0
+    assert json.loads(answer.read_text())["new"] == 40 - 16
