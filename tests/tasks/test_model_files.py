@@ -64,5 +64,5 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
         load_initial(tiny(0, WIDER), saved(tmp_path / "model", tiny(0)))
     assert "\n" not in str(error.value)
     torch.save(tiny(0).network.state_dict(), tmp_path / "vgg16.pth")
-    with pytest.raises(ModelError, match="pre-trained .* the network.s"):
+    with pytest.raises(ModelError, match=r"pre-trained .* the network.s"):
         load_initial(tiny(0, WIDER), tmp_path / "vgg16.pth")
