@@ -29,12 +29,3 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
-
-
-@pytest.fixture(scope="session")
-def photographs() -> Path:
-    """The folder of real photographs; LESIONFLOW_DATA names it."""
-    folder = Path(os.environ.get("LESIONFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real images at {folder}; set LESIONFLOW_DATA")
-    return folder

@@ -1,16 +1,13 @@
 """Real fundus photographs, where the folder of them is at hand."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from storage import Cohort, ingest, open_source
+from tests.real_images import REAL_IMAGES
 
-DATA = Path(os.environ.get("LESIONFLOW_DATA", Path(__file__).parents[2] / "../shared/data")).resolve()
-IDRID = DATA / "idrid_lesions"
-GRADES = DATA / "idrid_grades"
+IDRID = REAL_IMAGES / "idrid_lesions"
+GRADES = REAL_IMAGES / "idrid_grades"
 
 
 @pytest.mark.skipif(not IDRID.is_dir(), reason=f"no photographs in {IDRID}")

@@ -1,13 +1,12 @@
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.radiomics import IbsiConfig, ibsi_features
+from tests.real_images import REAL_IMAGES
 
-DATA = Path(os.environ.get("LESIONFLOW_DATA", Path(__file__).parents[4] / "shared" / "data")) / "ibsi"
+DATA = REAL_IMAGES / "ibsi"
 IMAGE = DATA / "ibsi_1_digital_phantom" / "nifti" / "image" / "phantom.nii.gz"
 MASK = DATA / "ibsi_1_digital_phantom" / "nifti" / "mask" / "mask.nii.gz"
 TABLE = DATA / "ibsi_1_reference_values" / "ibsi_1_dig_phantom.csv"
