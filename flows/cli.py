@@ -4,7 +4,6 @@ Flows are imported inside the verbs, after the workspace is entered (Prefect and
 load) and so that `--help` answers at once.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from tasks.reuse import write_json
 from tasks.workspace import enter_workspace
 
 app = typer.Typer(
@@ -277,8 +277,7 @@ def readable(value: Any) -> str:
 def save_json(file: Path | None, answer: dict[str, Any]) -> None:
     """`--json FILE`."""
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(answer, indent=1, default=str))
+        write_json(file, answer)
 
 
 def parsed(settings: list[str]) -> dict[str, Any]:

@@ -151,8 +151,11 @@ def result_table(methods: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def with_interval(metrics: dict[str, Any], key: str) -> str:
     """`0.412 [0.380, 0.447]`."""
-    value, (low, high) = metrics[key], metrics[f"{key}_interval"]
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(value) else "–"
+    value, interval = metrics[key], metrics[f"{key}_interval"]
+    if value is None or not np.isfinite(value):
+        return "–"
+    known = all(bound is not None and np.isfinite(bound) for bound in interval)
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]" if known else f"{value:.3f}"
 
 
 def publish_evaluation(run: TrackedRun, cohort: Cohort, tested: Evaluated, answer: dict[str, Any]) -> Path:

@@ -7,6 +7,7 @@ for nothing, so a reused answer is always one that still stands (docs/decisions/
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -58,12 +59,21 @@ def remember(step: str, key: str, answer: dict[str, Any], files: Iterable[Path] 
 
 
 def write_json(file: Path, content: Any) -> Path:
-    """Write `content` atomically: a reader sees the old file or the new one."""
+    """Write `content` atomically: a reader sees the old file or the new one. What is not a number becomes null."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1, default=str))
+    partial.write_text(json.dumps(without_nan(content), indent=1, default=str, allow_nan=False))
     partial.replace(file)
     return file
+
+
+def without_nan(content: Any) -> Any:
+    """`content` with None for every float that JSON has no word for."""
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def _record_file(step: str, key: str) -> Path:

@@ -1,3 +1,5 @@
+import json
+
 from tasks.reuse import fingerprint, finished, remember, write_json
 from tasks.workspace import Workspace
 
@@ -31,3 +33,8 @@ def test_json_replaces_the_old_file_whole(workspace: Workspace):
     write_json(file, {"n": 2})
     assert file.read_text() == '{\n "n": 2\n}'
     assert [entry.name for entry in file.parent.iterdir()] == ["x.json"]
+
+
+def test_json_says_null_where_there_is_no_number(workspace: Workspace):
+    file = write_json(workspace.root / "x.json", {"ap": float("nan"), "interval": [0.5, float("inf")]})
+    assert json.loads(file.read_text()) == {"ap": None, "interval": [0.5, None]}
