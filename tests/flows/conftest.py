@@ -34,14 +34,16 @@ def command(prefect_server: None, workspace_folder: Path, tmp_path_factory: pyte
     """`lesionflow` with arguments, in this process."""
     import contextlib
     import io
+    import os
     import sys
+    from unittest import mock
 
     from flows import cli
 
     def run(*arguments: str | Path) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(VARIABLE, str(workspace_folder))
+        # the command enters its workspace by environment variables, which must not outlive it here
+        with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ, {VARIABLE: str(workspace_folder)}):
             patch.setattr(sys, "argv", ["lesionflow", *map(str, arguments)])
             patch.setattr(cli, "console", cli.Console(file=out, width=200))
             with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
