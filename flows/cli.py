@@ -74,7 +74,10 @@ def ingest(
     lesions: Annotated[str | None, typer.Option(help="Lesion classes, by comma; default: those found.")] = None,
     size: Annotated[int, typer.Option(min=16, help="Side of the square grid, pixels.")] = 512,
     crop: Annotated[bool, typer.Option(help="Crop to the field of view.")] = True,
-    fractions: Annotated[str, typer.Option(help="Share of patients: train,validation,test.")] = "0.7,0.15,0.15",
+    fractions: Annotated[
+        str | None,
+        typer.Option(help="Share of patients: train,validation,test; default 0.7,0.15,0.15, or the cohort's."),
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Bring a cohort up to date with a folder of photographs or a simulator.
@@ -96,7 +99,7 @@ def ingest(
         lesions=listed(lesions) or None,
         size=size,
         crop=crop,
-        fractions=three_fractions(fractions),
+        fractions=three_fractions(fractions) if fractions else None,
     )
     show(answer, ("cohort", "cases", "added", "updated", "known", "quarantined", "snapshot", "report"))
     save_json(json_file, answer)

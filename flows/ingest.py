@@ -21,7 +21,7 @@ def ingest(
     lesions: list[str] | None = None,
     size: int = 512,
     crop: bool = True,
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    fractions: tuple[float, float, float] | None = None,
 ) -> dict[str, Any]:
     """Bring `cohort` up to date with `source` (a folder, or `sim:NAME?…`); what is known already is left alone."""
     if source.startswith("sim:"):

@@ -8,7 +8,8 @@ from prefect.artifacts import create_table_artifact
 
 from storage.cohort import Cohort
 from storage.ingestion import IngestReport, ingest
-from storage.sources import open_source
+from storage.sources import Source, open_source
+from storage.splits import Fractions
 from tasks.figures import contact_sheet
 from tasks.progress import progress
 from tasks.reporting import Section, publish_report
@@ -16,7 +17,7 @@ from tasks.tracking import tracked_run
 
 
 @task(name="ingest-source", task_run_name="{source}")
-def ingest_source(source: str, cohort: str, fractions: tuple[float, float, float], **options: Any) -> dict[str, Any]:
+def ingest_source(source: str, cohort: str, fractions: Fractions | None, **options: Any) -> dict[str, Any]:
     """Bring `cohort` up to date with `source`; counts of what happened and the cohort's snapshot."""
     opened = open_source(source, **options)
     with tracked_run("ingest", {"source": source, "cohort": cohort, "fractions": fractions, **options}) as run:
@@ -38,7 +39,7 @@ def ingest_source(source: str, cohort: str, fractions: tuple[float, float, float
     return {**counts, "snapshot": report.snapshot, "cohort": cohort, "run_id": run.run_id, "report": str(page)}
 
 
-def _ingest_with_progress(source: Any, cohort: str, fractions: tuple[float, float, float]) -> IngestReport:
+def _ingest_with_progress(source: Source, cohort: str, fractions: Fractions | None) -> IngestReport:
     done = 0
     with progress("ingest", len(source.listing())) as advance:
 
