@@ -46,11 +46,14 @@ class OptimiserConfig(Config):
 
 
 class IterativeRefinementConfig(Config):
-    """`mean` and `std` normalise intensities scaled to 0 … 1: one value, or one a channel; defaults: ImageNet's."""
+    """`mean` and `std` normalise intensities scaled to 0 … 1: one value, or one a channel.
+
+    None: ImageNet's for three channels, the mean over its channels for any other number.
+    """
 
     network: VGGConfig = VGGConfig()
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[PositiveFloat, ...] = IMAGENET_STD
+    mean: tuple[float, ...] | None = None
+    std: tuple[PositiveFloat, ...] | None = None
     optimiser: OptimiserConfig = OptimiserConfig()
     refinement: RefinementConfig = RefinementConfig()
 
@@ -59,7 +62,7 @@ class IterativeRefinementConfig(Config):
         if self.network.outputs != 1:
             raise ValueError(f"the grade is one number: network.outputs must be 1, not {self.network.outputs}")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, self.network.in_channels):
+            if values is not None and len(values) not in (1, self.network.in_channels):
                 raise ValueError(
                     f"{name} has {len(values)} values for {self.network.in_channels} channels: give 1 or one each"
                 )
@@ -85,8 +88,13 @@ class IterativeRefinement(System):
     def __init__(self, config: IterativeRefinementConfig):
         super().__init__(config)
         self.network = VGGRegressor(config.network)
-        self.register_buffer("mean", torch.tensor(config.mean).reshape(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).reshape(1, -1, 1, 1), persistent=False)
+        channels = config.network.in_channels
+        self.register_buffer(
+            "mean", channel_values(config.mean, IMAGENET_MEAN, channels).reshape(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", channel_values(config.std, IMAGENET_STD, channels).reshape(1, -1, 1, 1), persistent=False
+        )
 
     def to_input(self, image: Tensor) -> Tensor:
         """Stored intensities (B, C, H, W) → scaled to 0 … 1 and normalised, in the network's precision."""
@@ -139,6 +147,11 @@ class IterativeRefinement(System):
 
     def _loss(self, batch: Batch) -> Tensor:
         return grade_loss(self.target(self(self.to_input(batch["image"]))), batch["label"])
+
+
+def channel_values(given: tuple[float, ...] | None, colour: tuple[float, ...], channels: int) -> Tensor:
+    """`given`, or the public values of three `colour` channels, or their mean for another number of channels."""
+    return torch.tensor(given or (colour if channels == len(colour) else (sum(colour) / len(colour),)))
 
 
 def optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:

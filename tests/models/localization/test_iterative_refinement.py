@@ -91,3 +91,13 @@ def test_prediction_is_the_configured_saliency():
     assert torch.equal(predicted["score"], score)
     assert torch.equal(predicted["saliency"], attribution_map(attribution, "absolute"))
     assert model.training
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_any_number_of_channels_are_normalised(channels):
+    network = {"size": 32, "stem_stride": 1, "block5_valid": False, "width": 0.05, "head": [4], "in_channels": channels}
+    model = build("iterative-refinement", {"network": network})
+    image = torch.full((2, channels, 32, 32), 255, dtype=torch.uint8)
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    given = model.to_input(image)[0, :, 0, 0]
+    assert torch.allclose(given, expected if channels == 3 else torch.full((channels,), (1 - 0.449) / 0.226))
