@@ -2,15 +2,13 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import ValidationError
-
 import models
-from models.config import Config
+from models.config import Config, validated
 from models.errors import ModelError
 from models.system import System
 
@@ -89,29 +87,6 @@ def restore(checkpoint: dict[str, Any]) -> System:
             f"the checkpoint has no {error}: it was not written by training a registered system"
         ) from error
     return trained
-
-
-C = TypeVar("C", bound=Config)
-
-
-def validated(kind: type[C], config: dict[str, Any], *, where: str) -> C:
-    """`config` as a `kind`; every wrong field in the one line of a ModelError."""
-    try:
-        return kind.model_validate(config)
-    except ValidationError as error:
-        raise ModelError(f"{where}: {'; '.join(_complaints(error))}") from error
-
-
-def _complaints(error: ValidationError) -> Iterator[str]:
-    for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"])
-        match fault["type"]:
-            case "extra_forbidden":
-                yield f"{field} is not a setting"
-            case "value_error":
-                yield f"{field}: {fault['ctx']['error']}" if field else str(fault["ctx"]["error"])
-            case _:
-                yield f"{field}: {fault['msg']}, not {fault['input']!r}"
 
 
 @cache

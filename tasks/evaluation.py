@@ -1,6 +1,5 @@
 """Evaluation: maps against truth masks on held-out cases, every number with its patient-level interval."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from tasks.maps import (
     validation_thresholds,
 )
 from tasks.reporting import Section, publish_report
-from tasks.reuse import fingerprint, finished, remember, write_json
+from tasks.reuse import fingerprint, finished, remember
 from tasks.tracking import TrackedRun, tracked_run
 
 SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", "dice")
@@ -42,7 +41,6 @@ def evaluate_maps(
     """Metrics of each map set on `split`, the difference of the first from each other one, and the grading metrics."""
     opened = Cohort.open(cohort)
     names = short_names([find_maps(opened, wanted) for wanted in maps])
-    check_lesions(opened, lesions)
     settings = {
         "cohort": cohort,
         "maps": names,
@@ -56,12 +54,11 @@ def evaluate_maps(
     )
     if known := finished("evaluate", key):
         return {**known, "reused": True}
+    tested = gather(opened, names, lesions, split)
     with tracked_run("evaluate", settings) as run:
-        tested = gather(opened, names, lesions, split)
         answer = {**settings, "snapshot": opened.snapshot, **measured(opened, tested, names, settings)}
         page = publish_evaluation(run, opened, tested, answer)
-        file = write_json(page.with_suffix(".json"), {**answer, "run_id": run.run_id, "report": str(page)})
-    return remember("evaluate", key, json.loads(file.read_text()), [page])
+    return remember("evaluate", key, {**answer, "run_id": run.run_id, "report": str(page)}, [page])
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,9 @@ def gather(cohort: Cohort, names: dict[str, str], lesions: list[str], split: str
 
 def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Metrics, paired differences, thresholds and the classifier's own figures."""
-    drawn: dict[str, Any]
-    split, drawn = settings["split"], {"resamples": settings["resamples"], "seed": settings["seed"]}
-    held_out = split == "test"
-    thresholds = validation_thresholds(cohort, names, settings["lesions"]) if held_out else {}
+    split = settings["split"]
+    drawn: dict[str, Any] = {"resamples": settings["resamples"], "seed": settings["seed"]}
+    thresholds = validation_thresholds(cohort, names, settings["lesions"]) if split == "test" else {}
     methods = {
         name: localization_metrics(evidence, tested.patients, threshold=thresholds.get(name), **drawn)
         for name, evidence in tested.evidence.items()
@@ -115,13 +111,6 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
         "dice_threshold": thresholds,
         "classifier": grading(cohort, names, split, **drawn),
     }
-
-
-def check_lesions(cohort: Cohort, lesions: list[str]) -> None:
-    """Complain about a lesion class that the cohort does not have."""
-    for lesion in lesions:
-        if lesion not in cohort.lesions:
-            raise CohortError(f"{cohort.path} has no lesion class {lesion!r}; it has: {', '.join(cohort.lesions)}")
 
 
 def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, seed: int) -> dict[str, Any]:

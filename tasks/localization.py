@@ -1,49 +1,37 @@
 """Localisation: one raw saliency map a case, by a trained model and a method, written to the cohort shard by shard."""
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from prefect import task
 
+from models.config import validated
 from models.errors import ModelError
 from models.localization.refinement import Refinement, RefinementConfig, refine
-from models.registry import validated
 from models.saliency import SALIENCY, default_sign
 from models.saliency.streaming import saliency_maps
 from models.system import System
 from storage.cohort import Cohort
-from storage.errors import CohortError
 from tasks.figures import refinement_gallery
+from tasks.maps import selected_cases
 from tasks.model_files import describe_model, load_model
-from tasks.progress import Advance, progress
+from tasks.progress import progress
 from tasks.reporting import Section, publish_report
 from tasks.reuse import code_digest, fingerprint, finished, remember
+from tasks.shards import shards
 from tasks.tracking import TrackedRun, tracked_run
 
 REFINED, INITIAL = "S", "s_0"
 SHARD = 64
 Method = Literal["iterative-refinement", "saliency"]
-Item = TypeVar("Item")
 
 
 def map_name(model: dict[str, Any], name: str) -> str:
     """`<system>/<model version>/<name>`: where a map set lies in a cohort."""
     return f"{model['system']}/{model['version']}/{name}"
-
-
-def selected_cases(cohort: Cohort, splits: Iterable[str]) -> list[int]:
-    """Positions of the cases of the named splits (none named: all)."""
-    wanted = list(splits)
-    table = cohort.table
-    chosen = table[table["split"].isin(wanted)] if wanted else table
-    if chosen.empty:
-        raise CohortError(f"{cohort.path} has no case in split {', '.join(wanted)}; it has: {_splits(table)}")
-    return chosen.index.tolist()
 
 
 @task(name="localize-refined", task_run_name="{cohort}")
@@ -52,7 +40,7 @@ def localize_refined(
 ) -> dict[str, Any]:
     """Refine every chosen case that has no map from this model and these settings; S and s_0 are kept."""
     opened, about = Cohort.open(cohort), describe_model(Path(model))
-    system = load_model(Path(model)).to(best_device())
+    system = load_model(Path(model), about).to(best_device())
     config = refinement_config(system, settings)
     names = [map_name(about, REFINED), map_name(about, INITIAL)]
     attributes = _attributes(about, {"method": "iterative-refinement", **config.model_dump(mode="json")})
@@ -91,7 +79,7 @@ def localize_saliency(
     if saliency not in SALIENCY:
         raise ModelError(f"no saliency method {saliency!r}; there are: {', '.join(sorted(SALIENCY))}")
     opened, about = Cohort.open(cohort), describe_model(Path(model))
-    system = load_model(Path(model)).to(best_device())
+    system = load_model(Path(model), about).to(best_device())
     sign = refinement_config(system, settings).sign or default_sign(saliency)
     name = map_name(about, saliency)
     attributes = _attributes(about, {"method": "saliency", "saliency": saliency, "sign": sign})
@@ -113,7 +101,8 @@ def localize_saliency(
         )
         with progress(f"localize {saliency}", len(todo)) as advance:
             for shard in shards(found, SHARD):
-                write_plain(opened, name, shard, attributes, advance)
+                write_plain(opened, name, shard, attributes)
+                advance(len(shard), "")
         run.log_metrics({"cases": len(cases), "new": len(todo)})
         run.tag(snapshot=opened.snapshot, model_version=about["version"])
     return {"maps": [name], "cases": len(cases), "new": len(todo), "run_id": run.run_id}
@@ -134,13 +123,6 @@ def prepare(cohort: Cohort, names: list[str], attributes: dict[str, Any], cases:
         have = set(map(int, cohort.maps(name).indices)) if name in cohort.map_names() else set()
         done = have if done is None else done & have
     return [case for case in cases if case not in (done or set())]
-
-
-def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """`items` in lists of `size`, the last one shorter."""
-    iterator = iter(items)
-    while shard := list(islice(iterator, size)):
-        yield shard
 
 
 def write_refined(
@@ -167,12 +149,11 @@ def write_refined(
 
 
 def write_plain(
-    cohort: Cohort, name: str, shard: list[tuple[int, float, np.ndarray]], attributes: dict[str, Any], advance: Advance
+    cohort: Cohort, name: str, shard: list[tuple[int, float, np.ndarray]], attributes: dict[str, Any]
 ) -> None:
     """One shard of a plain saliency method."""
     cases, scores, maps = zip(*shard, strict=True)
     cohort.write_maps(name, list(cases), np.stack(maps), pd.DataFrame({"score": scores}), attrs=attributes)
-    advance(len(shard), "")
 
 
 def refinement_summary(cohort: Cohort, name: str, cases: list[int]) -> dict[str, float]:
@@ -222,7 +203,3 @@ def _attributes(about: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]
     """What made a set of maps; another model, method or `models` code makes them anew."""
     made_by = {"model": about["version"], "system": about["system"], "code": code_digest(("models",))[:12]}
     return {**made_by, "target": about["target"], **method}
-
-
-def _splits(table: pd.DataFrame) -> str:
-    return ", ".join(f"{split} ({count})" for split, count in table["split"].value_counts().items())

@@ -1,6 +1,9 @@
 """Map sets of a cohort: found by name, the cases they cover, their evidence against the truth, their thresholds."""
 
+from collections.abc import Iterable
+
 import numpy as np
+import pandas as pd
 
 from models.metrics import CaseEvidence, EvidenceConfig, best_dice_threshold, case_evidence
 from storage.cohort import Cohort
@@ -37,6 +40,16 @@ def maps_digest(cohort: Cohort, names: list[str]) -> str:
     """What identifies the content of map sets: how they were made and what they scored."""
     opened = [cohort.maps(name) for name in names]
     return fingerprint("maps", sets=[(maps.name, maps.attrs, maps.table.to_json()) for maps in opened])
+
+
+def selected_cases(cohort: Cohort, splits: Iterable[str]) -> list[int]:
+    """Positions of the cases of the named splits (none named: all)."""
+    wanted = list(splits)
+    table = cohort.table
+    chosen = table[table["split"].isin(wanted)] if wanted else table
+    if chosen.empty:
+        raise CohortError(f"{cohort.path} has no case in split {', '.join(wanted)}; it has: {_split_counts(table)}")
+    return chosen.index.tolist()
 
 
 def annotated_cases(cohort: Cohort, names: list[str], split: str) -> list[int]:
@@ -81,3 +94,7 @@ def detection_threshold(cohort: Cohort, name: str) -> tuple[float, str]:
     maps = cohort.maps(name)
     sample = np.concatenate([maps.saliency(int(case)).ravel()[::7] for case in maps.indices])
     return float(np.quantile(sample, FALLBACK_QUANTILE)), "99 % quantile of the maps (no validation masks)"
+
+
+def _split_counts(table: pd.DataFrame) -> str:
+    return ", ".join(f"{split} ({count})" for split, count in table["split"].value_counts().items())

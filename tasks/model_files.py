@@ -58,9 +58,9 @@ def load_initial(system: System, weights: Path) -> None:
     system.load_pretrained(load_file(weights) if is_safe else torch.load(weights, weights_only=True))
 
 
-def load_model(folder: Path) -> System:
-    """The system of a model folder with its weights, in evaluation mode."""
-    about = describe_model(folder)
+def load_model(folder: Path, about: dict[str, Any] | None = None) -> System:
+    """The system of a model folder with its weights, in evaluation mode; `about`, its description, if known already."""
+    about = about or describe_model(folder)
     model = build(about["system"], about["config"])
     model.load_state_dict(load_file(folder / WEIGHTS))
     model.eval()

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from prefect import task
 
+from models.config import validated
 from models.radiomics import RadiomicsConfig, data_dictionary, features_of_case
-from models.registry import validated
 from storage.cohort import Cohort
-from tasks.localization import selected_cases, shards
-from tasks.maps import detection_threshold, find_maps, maps_digest
+from storage.maps import Maps
+from tasks.maps import detection_threshold, find_maps, maps_digest, selected_cases
 from tasks.progress import progress
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
-from tasks.shards import map_shards
+from tasks.shards import map_shards, shards
 from tasks.tracking import tracked_run
 
 SHARD = 24
@@ -41,13 +41,13 @@ def extract_features(
     """Write `out` (Parquet) and its data dictionary; reused where nothing has changed."""
     opened, config = Cohort.open(cohort), validated(RadiomicsConfig, settings, where="--set")
     name = find_maps(opened, maps) if maps else None
-    limit, rule = (threshold, "given") if threshold is not None or not name else detection_threshold(opened, name)
     cases = with_regions(opened, name, selected_cases(opened, splits))
     made = maps_digest(opened, [name] if name else [])
-    inputs = {"cohort": opened.content_digest(), "maps": made, "cases": cases, "threshold": limit}
+    inputs = {"cohort": opened.content_digest(), "maps": made, "cases": cases, "threshold": threshold}
     key = fingerprint("radiomics", config=config.model_dump(), out=str(Path(out).resolve()), **inputs)
     if known := finished("radiomics", key):
         return {**known, "reused": True}
+    limit, rule = (threshold, "given") if threshold is not None or not name else detection_threshold(opened, name)
     regions = Regions(cohort, opened.snapshot, name, limit)
     with tracked_run("radiomics", {"cohort": cohort, "maps": name, "threshold": limit, **config.model_dump()}) as run:
         table = feature_table(regions, cases, config)
@@ -81,21 +81,23 @@ def feature_table(regions: Regions, cases: list[int], config: RadiomicsConfig) -
 def features_of_shard(regions: Regions, config: RadiomicsConfig, cases: list[int]) -> pd.DataFrame:
     """The rows of some cases; runs in a Dask worker."""
     cohort = Cohort.open(regions.cohort, regions.snapshot)
+    maps = cohort.maps(regions.maps) if regions.maps else None
     rows = []
     for case in cases:
+        masks = found_or_true(cohort, maps, case, regions.threshold)
         known = cohort.table.loc[case].to_dict()
         identity = {"case_id": known["case_id"], "patient_id": known["patient_id"], "split": known["split"]}
         labels = {label: known[label] for label in cohort.labels}
         spacing = (float(known["spacing_y_mm"]), float(known["spacing_x_mm"]))
-        for row in features_of_case(cohort.image(case), lesion_masks(cohort, regions, case), spacing, config):
+        for row in features_of_case(cohort.image(case), masks, spacing, config):
             rows.append({**identity, **labels, **row})
     return pd.DataFrame(rows)
 
 
-def lesion_masks(cohort: Cohort, regions: Regions, case: int) -> dict[str, np.ndarray]:
-    """Masks by lesion class; lesions found in a map are one class, `found`."""
-    if regions.maps:
-        return {FOUND: cohort.maps(regions.maps).saliency(case) >= regions.threshold}
+def found_or_true(cohort: Cohort, maps: Maps | None, case: int, threshold: float | None) -> dict[str, np.ndarray]:
+    """Masks by lesion class: the map at or above the threshold as one class, `found`, or the cohort's own."""
+    if maps is not None:
+        return {FOUND: maps.saliency(case) >= threshold}
     return dict(zip(cohort.lesions, cohort.masks(case), strict=True))
 
 

@@ -104,8 +104,9 @@ class CohortData(LightningDataModule):
     def __init__(self, job: TrainingJob) -> None:
         super().__init__()
         self.job = job
-        self.size = Cohort.open(job.cohort, job.snapshot).size
-        self.cases = {split: labelled_cases(job, split) for split in ("train", "validation")}
+        cohort = Cohort.open(job.cohort, job.snapshot)
+        self.size = cohort.size
+        self.cases = {split: labelled_cases(cohort, job.target, split) for split in ("train", "validation")}
         self.training = self._images("train")
         self.validation = self._images("validation")
 
@@ -141,11 +142,11 @@ class CohortData(LightningDataModule):
         )
 
 
-def labelled_cases(job: TrainingJob, split: str) -> tuple[list[int], np.ndarray]:
+def labelled_cases(cohort: Cohort, target: str, split: str) -> tuple[list[int], np.ndarray]:
     """Positions and labels of the split's cases whose target is known."""
-    table = Cohort.open(job.cohort, job.snapshot).table
-    chosen = table[(table["split"] == split) & table[job.target].notna()]
-    return chosen.index.tolist(), chosen[job.target].to_numpy(float)
+    table = cohort.table
+    chosen = table[(table["split"] == split) & table[target].notna()]
+    return chosen.index.tolist(), chosen[target].to_numpy(float)
 
 
 def label_weights(labels: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,23 +32,26 @@ def publish_report(step: str, run: TrackedRun, title: str, sections: list[Sectio
     """Write the page, log it to the run, and link it from the Prefect run."""
     file = current_workspace().reports / step / f"{run.run_id}.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(title, sections, run.run_id))
+    pictures = {section.heading: png_of(section.figure) for section in sections if section.figure}
+    file.write_text(render(title, sections, pictures, run.run_id))
     run.log_file(file, "report")
-    for section in sections:
-        if section.figure:
-            run.client.log_figure(run.run_id, section.figure, f"figures/{_slug(section.heading)}.png")
+    with tempfile.TemporaryDirectory() as folder:
+        for heading, png in pictures.items():
+            picture = Path(folder, f"{_slug(heading)}.png")
+            picture.write_bytes(png)
+            run.log_file(picture, "figures")
     create_link_artifact(key=f"{step}-report", link=file.as_uri(), link_text=title)
     return file
 
 
-def render(title: str, sections: list[Section], run_id: str) -> str:
-    """The HTML of a report."""
+def render(title: str, sections: list[Section], pictures: dict[str, bytes], run_id: str) -> str:
+    """The HTML of a report; `pictures` are the sections' figures as PNG, by heading."""
     parts = [
         {
             "heading": section.heading,
             "text": section.text,
             "table": table_html(section.table) if section.table is not None else "",
-            "figure": embedded_png(section.figure) if section.figure else "",
+            "figure": embedded(pictures[section.heading]) if section.figure else "",
         }
         for section in sections
     ]
@@ -62,11 +66,16 @@ def table_html(table: pd.DataFrame) -> str:
     return str(table.to_html(index=False, border=0, na_rep="–", float_format=lambda value: f"{value:.4g}"))
 
 
-def embedded_png(figure: Figure) -> str:
-    """The figure as a data URI."""
+def png_of(figure: Figure) -> bytes:
+    """The figure drawn."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def embedded(png: bytes) -> str:
+    """A picture as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _slug(text: str) -> str:

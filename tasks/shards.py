@@ -2,13 +2,22 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from dask.config import set as dask_settings
 from distributed import Client, as_completed
 
 ADDRESS = "LESIONFLOW_DASK_ADDRESS"
+Item = TypeVar("Item")
+
+
+def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """`items` in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while shard := list(islice(iterator, size)):
+        yield shard
 
 
 def map_shards(function: Callable[[Any], Any], shards: Sequence[Any]) -> Iterator[tuple[int, Any]]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ def _create_run(client: MlflowClient, step: str, tags: Mapping[str, str]) -> str
     return str(run.info.run_id)
 
 
+@cache
 def git_commit() -> str:
     """The commit that runs, with `-dirty` where files differ from it; empty outside a checkout."""
     asked = subprocess.run(

@@ -14,7 +14,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from models.registry import build, validated
+from models.config import validated
+from models.registry import build
 from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.errors import TrainingError

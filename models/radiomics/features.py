@@ -24,6 +24,7 @@ Family = Literal[
 Aggregation = Literal["2D_avg", "2D_comb", "2_5D_avg", "2_5D_comb", "3D_avg", "3D_comb"]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
+VOLUMETRIC: tuple[Family, ...] = ("morphology", "local_intensity")  # families that a single slice does not have
 """`planar` is the part of morphology that means something within one slice; `ivh` the intensity–volume histogram."""
 
 

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, model_validator
 from scipy import ndimage
 
 from models.errors import ModelError
-from models.radiomics.features import Aggregation, Family, column_name
+from models.radiomics.features import FAMILIES, VOLUMETRIC, Aggregation, Family, column_name
 from models.radiomics.ibsi import IbsiConfig, features_of, ibsi_features, units_of
 
 Mask = npt.NDArray[np.bool_]
@@ -43,24 +43,13 @@ class RadiomicsConfig(IbsiConfig):
     """
 
     aggregation: Aggregation = "2D_comb"
-    families: tuple[Family, ...] = (
-        "planar",
-        "intensity_statistics",
-        "intensity_histogram",
-        "ivh",
-        "glcm",
-        "glrlm",
-        "glszm",
-        "gldzm",
-        "ngtdm",
-        "ngldm",
-    )
+    families: tuple[Family, ...] = tuple(family for family in FAMILIES if family not in VOLUMETRIC)
     channel: Literal["green", "grey"] | NonNegativeInt = "green"
     min_pixels: int = 1
 
     @model_validator(mode="after")
     def _families_suit_a_slice(self) -> "RadiomicsConfig":
-        if volumetric := {"morphology", "local_intensity"}.intersection(self.families):
+        if volumetric := set(VOLUMETRIC).intersection(self.families):
             raise ValueError(f"{', '.join(sorted(volumetric))} needs a volume; for lesions of an image use 'planar'")
         return self
 
