@@ -9,6 +9,30 @@ from storage.case import Case, Rejected
 from storage.errors import SourceError
 from storage.splits import SPLITS, Fractions, split_of
 
+IDENTITY = ("case_id", "patient_id", "split", "file", "sha256")  # columns that never change once they are written
+
+
+class Register:
+    """Who is in a cohort: files by their digest, names, and the split of each patient. It grows with the table."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.last = ""
+        self.file_of: dict[str, str] = {}
+        self.digest_of: dict[str, str] = {}
+        self.names: set[str] = set()
+        self.split_of: dict[str, str] = {}
+
+    def learn(self, rows: pd.DataFrame) -> None:
+        """Enter further rows of the table; only the columns of IDENTITY are looked at."""
+        self.rows += len(rows)
+        for name, patient, split, file, digest in rows[list(IDENTITY)].itertuples(index=False, name=None):
+            self.last = digest
+            self.file_of[digest] = file
+            self.digest_of[file] = digest
+            self.names.add(name)
+            self.split_of[patient] = split
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -20,27 +44,26 @@ class Admission:
     known: int
 
 
-def admit(table: pd.DataFrame, cases: Sequence[Case], fractions: Fractions) -> Admission:
-    """Judge `cases` against the `table` of a cohort and against each other.
+def admit(register: Register, cases: Sequence[Case], fractions: Fractions) -> Admission:
+    """Judge `cases` against those of a cohort and against each other; `register` stays as it is.
 
     SourceError where a patient would be in two splits: training and testing on one person must never happen unseen.
     """
-    file_of = _known(table, "sha256", [case.sha256 for case in cases])
-    digest_of = {file: digest for digest, file in file_of.items()}
-    names = set(_known(table, "case_id", [case.case_id for case in cases]))
     admitted, rejected, known = list[Case](), list[Rejected](), 0
+    names, file_of = set[str](), dict[str, str]()
     for case in cases:
-        if digest_of.get(case.file) == case.sha256:
+        first = register.file_of.get(case.sha256) or file_of.get(case.sha256)
+        if register.digest_of.get(case.file) == case.sha256:
             known += 1
-        elif case.sha256 in file_of:
-            rejected.append(Rejected(case.file, duplicate_of(file_of[case.sha256]), case.sha256))
-        elif case.case_id in names:
+        elif first is not None:
+            rejected.append(Rejected(case.file, duplicate_of(first), case.sha256))
+        elif case.case_id in register.names or case.case_id in names:
             rejected.append(Rejected(case.file, _CHANGED.format(case.case_id), case.sha256))
         else:
             admitted.append(case)
             names.add(case.case_id)
             file_of[case.sha256] = case.file
-    return Admission(admitted, _splits(table, admitted, fractions), rejected, known)
+    return Admission(admitted, _splits(register, admitted, fractions), rejected, known)
 
 
 def duplicate_of(file: str) -> str:
@@ -62,16 +85,10 @@ _CHANGED = (
 )
 
 
-def _known(table: pd.DataFrame, column: str, values: Sequence[str]) -> dict[str, str]:
-    """The file of each of `values` that `column` holds."""
-    rows = table[table[column].isin(list(values))]
-    return dict(zip(rows[column], rows["file"], strict=True))
-
-
-def _splits(table: pd.DataFrame, cases: Sequence[Case], fractions: Fractions) -> list[str]:
+def _splits(register: Register, cases: Sequence[Case], fractions: Fractions) -> list[str]:
     """The split of each case: the one its patient has, else the one the source names, else drawn by hash."""
-    rows = table[table["patient_id"].isin([case.patient_id for case in cases])]
-    split_of_patient = dict(zip(rows["patient_id"], rows["split"], strict=True))
+    patients = {case.patient_id for case in cases}
+    split_of_patient = {name: register.split_of[name] for name in patients if name in register.split_of}
     named = one_split_each((case.patient_id, case.split) for case in cases if case.split is not None)
     for patient, split in named.items():
         if split_of_patient.setdefault(patient, split) != split:

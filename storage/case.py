@@ -5,15 +5,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from storage.geometry import Geometry
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One image with all that a cohort keeps of it.
+    """One image or volume with all that a cohort keeps of it.
 
-    `image` is (C, H, W) in the dtype of the source. `labels` holds NaN where a label is missing. `masks` maps a lesion
-    class to (H, W) bool; a class that is absent was looked for and not found; None: nobody annotated this case.
-    `crop` is (top, left, height, width): the rectangle of source pixels that the grid shows, so that grid row r has its
-    centre at source row `top + (r + 0.5) * height / H`. It may reach outside the source: that part is padding, 0.
+    `image` is (C, y, x) or (C, z, y, x) in the dtype of the source. `labels` holds NaN where a label is missing.
+    `masks` maps a lesion class to bool of the image's grid; a class that is absent was looked for and not found; None:
+    nobody annotated this case. `geometry` leads from the grid back to the source's own voxels and to the patient.
+    `sha256` is the identity of the source's bytes, `stamp` a quick sign that they changed (sizes and times of the
+    files, masks included). `acquisition` is what the physics of the image needs, and nothing that names a person.
     """
 
     case_id: str
@@ -23,9 +26,10 @@ class Case:
     image: np.ndarray
     labels: dict[str, float]
     masks: dict[str, np.ndarray] | None
-    spacing_mm: tuple[float, float]
-    crop: tuple[int, int, int, int]
+    geometry: Geometry
     split: str | None = None
+    stamp: str = ""
+    acquisition: Mapping[str, str | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that a source knows of and has not read; `problem` is set where it is known to be unusable already."""
+    """A file that a source knows of and has not read; `problem` is set where it is known to be unusable already.
+
+    `stamp` changes whenever the files of the case do; '' where that cannot be told without reading them.
+    """
 
     file: str
     case_id: str
@@ -47,3 +54,4 @@ class Listed:
     labels: Mapping[str, float] = field(default_factory=dict)
     split: str | None = None
     problem: str = ""
+    stamp: str = ""

@@ -1,4 +1,4 @@
-"""A cohort: images of one size with their labels, masks, splits and maps, each state of it a snapshot with an id."""
+"""A cohort: images or volumes with labels, masks, splits and maps, each state of it a snapshot with an id."""
 
 import hashlib
 import json
@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from storage import engine, layout
-from storage.admission import Admission, admit, merged_quarantine
+from storage.admission import IDENTITY, Admission, Register, admit, merged_quarantine
 from storage.case import Case, Rejected
 from storage.engine import Snapshot
 from storage.errors import CohortError
-from storage.layout import Layout
+from storage.geometry import Geometry
+from storage.layout import Corrections, Layout
 from storage.maps import Maps, delete_maps, map_names, record_maps
+from storage.rows import Ragged, Rows, rows_of
 from storage.splits import FRACTIONS, Fractions, checked_fractions
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What became of a batch: `known` cases were there already, `updated` ones got other labels."""
+    """What became of a batch: `known` cases were there already, `updated` ones got other labels, masks or pixels."""
 
     snapshot: str
     added: int
@@ -45,6 +47,7 @@ class Cohort:
         self.path = path
         self._repository = repository
         self._pinned = False
+        self._register = Register()
         self._show(snapshot)
         self._pinned = pinned
 
@@ -53,23 +56,26 @@ class Cohort:
         cls,
         path: str | Path,
         *,
-        size: int,
+        grid: Sequence[int] | None,
+        dims: Sequence[str],
         channels: Sequence[str],
         dtype: str,
         lesions: Sequence[str] = (),
         labels: Sequence[str] = (),
         fractions: Fractions = FRACTIONS,
-        source: str = "",
     ) -> "Cohort":
-        """An empty cohort; CohortError where there is one already, or a label has a name the cohort needs itself."""
+        """An empty cohort of the axes `dims`, ("y", "x") or ("z", "y", "x"); without `grid` each case has its own.
+
+        CohortError where there is one already, or a label has a name the cohort needs itself.
+        """
         shared = Layout(
-            size=int(size),
+            grid=None if grid is None else tuple(map(int, grid)),
+            dims=tuple(dims),
             channels=tuple(channels),
             dtype=str(np.dtype(dtype)),
             lesions=tuple(lesions),
             labels=tuple(labels),
             fractions=checked_fractions(fractions),
-            source=source,
         )
 
         def write(group: engine.Group, _: str) -> str:
@@ -100,8 +106,8 @@ class Cohort:
     def __reduce__(self) -> tuple[Any, ...]:
         return Cohort.open, (self.path, self.snapshot)
 
-    def _show(self, snapshot: str, table: pd.DataFrame | None = None) -> None:
-        """Turn to `snapshot`, whose table may be known."""
+    def _show(self, snapshot: str) -> None:
+        """Turn to `snapshot`."""
         if self._pinned:
             return
         self.snapshot = snapshot
@@ -109,54 +115,71 @@ class Cohort:
         shared = layout.read_layout(self._group)
         if shared is None:
             raise CohortError(f"there is no cohort at {self.path}: its first ingestion was cut short; run it again")
-        self._layout = shared
-        for name in ("table", "quarantine", "_images", "_masks"):
+        self.layout = shared
+        for name in ("table", "quarantine", "_images", "_masks", "_names"):
             self.__dict__.pop(name, None)
-        if table is not None:
-            self.__dict__["table"] = table
 
     def __len__(self) -> int:
-        return len(self.table)
+        return int(engine.array_of(self._group, "case_id").shape[0])
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The axes of a case: ("y", "x") or ("z", "y", "x")."""
+        return self.layout.dims
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        """The shape that all cases share; None where each has its own."""
+        return self.layout.grid
 
     @property
     def size(self) -> int:
-        """Side of the square grid in pixels."""
-        return self._layout.size
+        """Side of the square grid in pixels; CohortError for a cohort of volumes, or of cases of other shapes."""
+        if self.grid is None or len(self.grid) != 2 or self.grid[0] != self.grid[1]:
+            shown = "volumes" if len(self.dims) == 3 else "pictures of differing shapes"
+            raise CohortError(f"{self.path} holds {shown} ({self.shown_grid}); this works on square pictures only")
+        return self.grid[0]
+
+    @property
+    def shown_grid(self) -> str:
+        """The shape of a case in words, such as 3 × 128 × 128."""
+        axes = self.dims if self.grid is None else self.grid
+        return " × ".join(map(str, (len(self.channels), *axes)))
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Channel names, in the order of the image's first axis."""
-        return self._layout.channels
+        return self.layout.channels
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype of the images."""
-        return np.dtype(self._layout.dtype)
+        return np.dtype(self.layout.dtype)
 
     @property
     def lesions(self) -> tuple[str, ...]:
         """Lesion classes, in the order of the masks' first axis."""
-        return self._layout.lesions
+        return self.layout.lesions
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label names; each is a column of `table`."""
-        return self._layout.labels
+        return self.layout.labels
 
     @property
     def fractions(self) -> Fractions:
         """Shares of patients in train, validation and test."""
-        return self._layout.fractions
+        return self.layout.fractions
 
     @property
-    def source(self) -> str:
-        """The address of the source it was first made from."""
-        return self._layout.source
+    def origins(self) -> dict[str, Any]:
+        """The sources it was made from: address → how each was opened."""
+        return dict(self._group.attrs.get(layout.ORIGINS, {}))  # type: ignore[arg-type]
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row a case, row i = case i: ids, split, file, SHA-256, spacing, crop, `has_masks`, and a column a label."""
-        return layout.read_table(self._group, self._layout)
+        """A row a case, row i = case i: the columns of `storage.layout.COLUMNS` and a column a label."""
+        return layout.read_table(self._group, self.layout)
 
     def label(self, name: str) -> np.ndarray:
         """A label of all cases, float64, NaN where missing; CohortError for an unknown one."""
@@ -170,40 +193,90 @@ class Cohort:
         return layout.read_quarantine(self._group)
 
     @cached_property
-    def _images(self) -> engine.Array:
-        return engine.array_of(self._group, "image")
+    def _images(self) -> Rows:
+        return rows_of(self._group, "image")
 
     @cached_property
-    def _masks(self) -> engine.Array:
-        return engine.array_of(self._group, "mask")
+    def _masks(self) -> Rows:
+        return rows_of(self._group, "mask")
+
+    @cached_property
+    def _names(self) -> engine.Array:
+        return engine.array_of(self._group, "case_id")
 
     def history(self) -> list[Snapshot]:
         """The snapshots that led to this one, newest first."""
         return engine.history(self._repository, self.snapshot)
 
+    def shape(self, index: int) -> tuple[int, ...]:
+        """The grid of a case, (y, x) or (z, y, x)."""
+        return self.grid or self._images.shape(index)[1:]
+
+    def spacing(self, index: int) -> tuple[float, ...]:
+        """Spacing of a case along each axis in mm, NaN where unknown."""
+        row = self.table.iloc[int(index)]
+        return tuple(float(row[f"spacing_{axis}_mm"]) for axis in self.dims)
+
+    def geometry(self, index: int) -> Geometry:
+        """How the grid of a case lies on the voxels of its source, and in the patient."""
+        return Geometry.from_json(str(self.table["geometry"].iloc[int(index)]))
+
     def image(self, index: int) -> np.ndarray:
-        """Image of a case, (C, H, W) in the stored dtype."""
-        return np.asarray(self._images[int(index)])
+        """Image of a case, (C, y, x) or (C, z, y, x) in the stored dtype; CohortError where it is damaged."""
+        return self._read(self._images, index)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Images of some cases, (N, C, H, W)."""
-        stack = np.empty((len(indices), len(self.channels), self.size, self.size), self.dtype)
+        """Images of some cases of a shared grid, (N, C, y, x) or (N, C, z, y, x)."""
+        if self.grid is None:
+            raise CohortError(f"the cases of {self.path} have shapes of their own and cannot be stacked")
+        stack = np.empty((len(indices), len(self.channels), *self.grid), self.dtype)
         for place, index in enumerate(indices):  # fancy indexing is 10–50× slower: zarr-python #3829
             stack[place] = self.image(index)
         return stack
 
+    def patch(self, index: int, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+        """The part (C, *shape) of an image that begins at `start`; only the chunks it touches are read."""
+        return self._read(self._images, index, (slice(None), *_box(start, shape)))
+
     def masks(self, index: int) -> np.ndarray:
-        """Masks of a case, (L, H, W) bool in the order of `lesions`; all False where nobody annotated it."""
-        if not self.lesions:
-            return np.zeros((0, self.size, self.size), bool)
-        return np.asarray(self._masks[int(index)])
+        """Masks of a case, (L, *grid) bool in the order of `lesions`; all False where nobody annotated it."""
+        return self._mask_region(index, slice(None), tuple(slice(0, length) for length in self.shape(index)))
 
     def mask(self, index: int, lesions: Sequence[str] | None = None) -> np.ndarray:
-        """Union of the masks of the named lesion classes, by default of all: (H, W) bool."""
+        """Union of the masks of the named lesion classes, by default of all: bool on the grid."""
+        return np.asarray(self.masks(index)[self._classes(lesions)].any(axis=0))
+
+    def mask_patch(
+        self, index: int, start: Sequence[int], shape: Sequence[int], lesions: Sequence[str] | None = None
+    ) -> np.ndarray:
+        """The part of `mask` that begins at `start`, bool of `shape`."""
+        region = self._mask_region(index, slice(None), _box(start, shape))
+        return np.asarray(region[self._classes(lesions)].any(axis=0))
+
+    def _mask_region(self, index: int, lesions: slice, box: tuple[slice, ...]) -> np.ndarray:
+        missing = not self.lesions or (isinstance(self._masks, Ragged) and not self._masks.has(index))
+        if missing:
+            return np.zeros((len(self.lesions), *(axis.stop - axis.start for axis in box)), bool)
+        return self._read(self._masks, index, (lesions, *box))
+
+    def _classes(self, lesions: Sequence[str] | None) -> list[int]:
         wanted = self.lesions if lesions is None else lesions
         if unknown := sorted(set(wanted) - set(self.lesions)):
             raise CohortError(f"{self.path} has no lesion class '{unknown[0]}'; it has: {_listed(self.lesions)}")
-        return np.asarray(self.masks(index)[[self.lesions.index(lesion) for lesion in wanted]].any(axis=0))
+        return [self.lesions.index(lesion) for lesion in wanted]
+
+    def _read(self, rows: Rows, index: int, region: tuple[slice, ...] = ()) -> np.ndarray:
+        """A row of pixels; whatever the store's checksums find wrong names the case."""
+        if not 0 <= int(index) < len(self):
+            raise IndexError(f"there is no case {index} in {self.path}, which has {len(self)} cases")
+        try:
+            return rows.read(index, region)
+        except Exception as error:  # zarr, numcodecs and icechunk each have their own
+            name = str(self._names[int(index)])
+            raise CohortError(
+                f"case '{name}' is damaged in {self.path} ({engine.first_line(error)}); "
+                f"`lesionflow check {self.path} --repair` reads it again from its source"
+            ) from error
 
     def append(self, cases: Sequence[Case], rejected: Sequence[Rejected] = ()) -> str:
         """Take in `cases` and set aside `rejected` in one transaction; the id of the new snapshot."""
@@ -213,47 +286,71 @@ class Cohort:
         self,
         cases: Sequence[Case],
         rejected: Sequence[Rejected] = (),
-        relabelled: Mapping[int, Mapping[str, float]] | None = None,
+        corrections: Corrections | None = None,
         settled: Sequence[str] = (),
+        origin: Mapping[str, Any] | None = None,
     ) -> Recorded:
-        """`append` that also corrects labels, frees `settled` files from quarantine, and tells what it did.
+        """`append` that also corrects cases, frees `settled` files from quarantine, and tells what it did.
 
         A case that the cohort has is left alone; one whose bytes it has under another name, or whose name it has with
-        other bytes, is set aside. Where all is as it was, no snapshot is made. CohortError for a case that does not
-        fit the cohort, SourceError for a patient in two splits: nothing is then written.
+        other bytes, is set aside. `origin` (address → how to open it) is remembered. Where all is as it was, no
+        snapshot is made. CohortError for a case that does not fit the cohort, SourceError for a patient in two splits:
+        nothing is then written.
         """
         for case in cases:
-            layout.check_fits(case, self._layout)
-        corrections = relabelled or {}
+            layout.check_fits(case, self.layout)
+        better = corrections or Corrections()
         judged: Admission
-        table: pd.DataFrame
 
-        def write(group: engine.Group, base: str) -> str | None:
-            nonlocal judged, table
-            before = self.table if base == self.snapshot else layout.read_table(group, self._layout)
-            judged = admit(before, cases, self.fractions)
-            rows = layout.rows_of(judged.cases, judged.splits, self._layout)
-            table = layout.with_labels(
-                pd.concat([before, rows], ignore_index=True) if len(rows) else before, corrections
-            )
-            aside = layout.read_quarantine(group)
-            freed = [*settled, *(case.file for case in judged.cases)]
-            still = merged_quarantine(aside, [*rejected, *judged.rejected], freed)
-            if not len(rows) and not corrections and still.to_dict("list") == aside.to_dict("list"):
+        def write(group: engine.Group, _: str) -> str | None:
+            nonlocal judged
+            judged = admit(self._caught_up(group), cases, self.fractions)
+            aside = self._set_aside(group, [*rejected, *judged.rejected], [*settled, *(c.file for c in judged.cases)])
+            fresh = self._remember(group, origin)
+            if not (judged.cases or aside or fresh or better.updated or better.stamps):
                 return None
-            layout.append_cases(group, judged.cases, rows, self._layout)
-            layout.write_labels(group, corrections)
-            engine.rewrite_columns(engine.subgroup(group, "quarantine"), still)
-            return f"{len(rows)} cases added, {len(corrections)} corrected, {len(still)} files in quarantine"
+            rows = layout.rows_for(judged.cases, judged.splits, self.layout)
+            layout.append_cases(group, judged.cases, rows, self.layout)
+            layout.correct(group, better, self.layout)
+            return f"{len(rows)} cases added, {better.updated} corrected" + (", quarantine changed" if aside else "")
 
         snapshot = engine.transact(self._repository, self.path, write)
-        self._show(snapshot, table)
-        return Recorded(snapshot, len(judged.cases), judged.known, len(corrections), [*rejected, *judged.rejected])
+        self._show(snapshot)
+        return Recorded(snapshot, len(judged.cases), judged.known, better.updated, [*rejected, *judged.rejected])
+
+    def _caught_up(self, group: engine.Group) -> Register:
+        """The register as of the tip: only rows that others have added since are read."""
+        names = engine.array_of(group, "sha256")
+        known = self._register
+        if known.rows > names.shape[0] or (known.rows and str(names[known.rows - 1]) != known.last):
+            known = self._register = Register()  # the branch was set back and grew again
+        known.learn(engine.read_columns(group, IDENTITY, known.rows))
+        return known
+
+    def _set_aside(self, group: engine.Group, rejected: Sequence[Rejected], freed: Sequence[str]) -> bool:
+        """Bring the quarantine up to date; whether that changed it."""
+        aside = engine.subgroup(group, "quarantine")
+        if not rejected and not engine.array_of(aside, "file").shape[0]:
+            return False
+        before = layout.read_quarantine(group)
+        after = merged_quarantine(before, rejected, freed)
+        if after.to_dict("list") == before.to_dict("list"):
+            return False
+        engine.rewrite_columns(aside, after)
+        return True
+
+    def _remember(self, group: engine.Group, origin: Mapping[str, Any] | None) -> bool:
+        """Keep where cases came from; whether that was new."""
+        known: Any = group.attrs.get(layout.ORIGINS, {})
+        if not origin or all(known.get(address) == how for address, how in origin.items()):
+            return False
+        group.attrs[layout.ORIGINS] = {**known, **origin}
+        return True
 
     def content_digest(self) -> str:
-        """SHA-256 over the grid and the sorted cases (id, SHA-256, split, labels): it changes iff the cases do."""
-        grid = [self.size, self.channels, str(self.dtype), self.lesions, self.labels]
-        columns = ["case_id", "sha256", "split", *self.labels]
+        """SHA-256 over the grid and the sorted cases (id, pixels, masks, split, labels): changes iff the cases do."""
+        grid = [self.grid, self.dims, self.channels, str(self.dtype), self.lesions, self.labels]
+        columns = ["case_id", "image_digest", "mask_digest", "split", *self.labels]
         rows = sorted(self.table[columns].astype(object).map(str).itertuples(index=False, name=None))
         return hashlib.sha256(json.dumps([grid, rows]).encode()).hexdigest()
 
@@ -261,27 +358,29 @@ class Cohort:
         self,
         name: str,
         indices: Sequence[int] | np.ndarray,
-        saliency: np.ndarray,
+        saliency: np.ndarray | Sequence[np.ndarray],
         table: pd.DataFrame,
         arrays: Mapping[str, np.ndarray] | None = None,
         attrs: Mapping[str, Any] | None = None,
     ) -> str:
         """Write a system's answers to N cases in one transaction; the id of the new snapshot.
 
-        `saliency` is (N, H, W) float32, raw; `table` has N rows of numbers and text; `arrays` are N rows each, such as
-        a score trajectory (N, T) or inpainted images (N, C, H, W); `attrs` describe the set and replace what it had.
-        The first write makes the set `name`, which may hold '/'; a case that has a map gets the new one.
+        `saliency` has a row a case on the case's grid, float32, raw; `table` has N rows of numbers and text; `arrays`
+        are N rows each, such as a score trajectory (N, T) or inpainted images (N, C, y, x); `attrs` describe the set
+        and replace what it had. The first write makes the set `name`, which may hold '/'; a case that has a map gets
+        the new one.
         """
         cases = np.asarray(indices, np.int64)
         if len(cases) and not 0 <= cases.min() <= cases.max() < len(self):
             raise CohortError(f"maps for cases {cases.min()} to {cases.max()}, but {self.path} has {len(self)} cases")
-        if saliency.shape != (len(cases), self.size, self.size):
-            raise CohortError(
-                f"maps of shape {saliency.shape} for {len(cases)} cases of {self.size}×{self.size} pixels"
-            )
+        if len(saliency) != len(cases):
+            raise CohortError(f"{len(saliency)} maps for {len(cases)} cases of {self.path}")
+        for case, given in zip(cases, saliency, strict=True):
+            if given.shape != self.shape(int(case)):
+                raise CohortError(f"a map of shape {given.shape} for case {case}, which is {self.shape(int(case))}")
 
         def write(group: engine.Group) -> str:
-            record_maps(group, name, cases, saliency, table, dict(arrays or {}), attrs)
+            record_maps(group, name, cases, saliency, table, dict(arrays or {}), attrs, self.dims, self.grid is None)
             return f"{len(cases)} maps of {name}"
 
         return self._change(write)
@@ -313,12 +412,19 @@ class Cohort:
         return snapshot
 
     def to_xarray(self) -> "xr.Dataset":
-        """The cohort as a lazy xarray Dataset; the columns of `table` but the labels are its coordinates."""
+        """The cohort as a lazy xarray Dataset; the columns of `table` but the labels are its coordinates.
+
+        Cases of differing shapes have no array in common: the Dataset then has the table alone.
+        """
         import xarray as xr  # half a second that only its users should wait for
 
         dataset: xr.Dataset = xr.open_zarr(self._group.store, consolidated=False, chunks=None, zarr_format=3)
         coordinates: xr.Dataset = dataset.set_coords(list(layout.COLUMNS))
         return coordinates
+
+
+def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(int(first), int(first) + int(length)) for first, length in zip(start, shape, strict=True))
 
 
 def _listed(names: Sequence[str]) -> str:

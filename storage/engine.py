@@ -33,11 +33,12 @@ Repository = Any  # icechunk.Repository, which mypy does not follow
 
 BRANCH = "main"
 ATTEMPTS = 100
-COLUMN_CHUNK = 4096  # rows a chunk of a column
+COLUMN_CHUNK = 1024  # rows a chunk of a column: each commit writes the last one anew
 ROWS_A_MANIFEST = (
     4096  # without it each commit rewrites the chunk list of all cases: 17 MB against 4.6 MB after 40 commits
 )
 EXIT_PATIENCE = 2.0  # seconds
+COMPRESSOR = ZstdCodec(level=1, checksum=True)  # a flipped bit is an error at the next read, not other pixels
 SMALL_ROW, SMALL_ROWS = 4096, 1024  # rows of fewer bytes lie so many to a chunk
 
 icechunk.set_logs_filter("error")  # it warns of concurrent local commits at each opening; `_exclusive` answers that
@@ -63,7 +64,7 @@ def open_repository(path: str) -> Repository:
     try:
         return icechunk.Repository.open(_storage(path))
     except icechunk.IcechunkError as error:
-        raise CohortError(f"{path} cannot be opened as a cohort: {_first_line(error)}") from error
+        raise CohortError(f"{path} cannot be opened as a cohort: {first_line(error)}") from error
 
 
 def create(path: str, lay_out: Callable[[Group, str], str]) -> None:
@@ -108,7 +109,7 @@ def transact(repository: Repository, path: str, change: Callable[[Group, str], s
                 except icechunk.ConflictError:
                     continue
     except (icechunk.IcechunkError, OSError) as error:
-        raise CohortError(f"{path} cannot be written: {_first_line(error)}") from error
+        raise CohortError(f"{path} cannot be written: {first_line(error)}") from error
     raise CohortError(f"{path} is written to by others without a pause; try again later")
 
 
@@ -168,29 +169,44 @@ def delete_arrays(group: Group) -> None:
 
 
 def add_rows(
-    group: Group, name: str, shape: tuple[int, ...], dtype: str, dims: tuple[str, ...], together: int | None = None
+    group: Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    dims: tuple[str, ...],
+    chunk: tuple[int, ...] | None = None,
 ) -> None:
-    """An empty array of rows of `shape`; `together` rows a chunk, by default one, or many where a row is small."""
+    """An empty array of rows of `shape`; without `chunk` a row is one chunk, or many rows where a row is small."""
     row_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     group.create_array(
         name,
         shape=(0, *shape),
-        chunks=(together or (1 if row_bytes >= SMALL_ROW else SMALL_ROWS), *shape),
+        chunks=chunk or (1 if row_bytes >= SMALL_ROW else SMALL_ROWS, *shape),
         dtype=dtype,
-        compressors=ZstdCodec(level=1),
+        compressors=COMPRESSOR,
         dimension_names=("case", *dims),
     )
+
+
+def add_array(group: Group, name: str, values: np.ndarray, dims: tuple[str, ...], chunk: tuple[int, ...]) -> None:
+    """An array with these values."""
+    array = group.create_array(
+        name, shape=values.shape, chunks=chunk, dtype=values.dtype, compressors=COMPRESSOR, dimension_names=dims
+    )
+    array[...] = values
 
 
 def add_columns(group: Group, kinds: Mapping[str, str], dim: str = "case") -> None:
     """Empty columns by name and dtype; text is `string`, of any length, so that a column of it can grow."""
     for name, kind in kinds.items():
-        group.create_array(name, shape=(0,), chunks=(COLUMN_CHUNK,), dtype=kind, dimension_names=(dim,))
+        group.create_array(
+            name, shape=(0,), chunks=(COLUMN_CHUNK,), dtype=kind, compressors=COMPRESSOR, dimension_names=(dim,)
+        )
 
 
-def read_columns(group: Group, names: Sequence[str]) -> pd.DataFrame:
-    """Columns of one length as a table."""
-    return pd.DataFrame({name: _column(array_of(group, name)) for name in names})
+def read_columns(group: Group, names: Sequence[str], start: int = 0) -> pd.DataFrame:
+    """Columns of one length as a table, from row `start` on."""
+    return pd.DataFrame({name: _column(array_of(group, name), start) for name in names})
 
 
 def append_columns(group: Group, rows: pd.DataFrame) -> None:
@@ -207,6 +223,17 @@ def rewrite_columns(group: Group, rows: pd.DataFrame) -> None:
         column[:] = _values(rows[name])
 
 
+def replace_values(group: Group, name: str, values: Mapping[int, Any]) -> None:
+    """Replace the values of some rows of a column, in one read and one write of the rows between them."""
+    if not values:
+        return
+    column, first, last = array_of(group, name), min(values), max(values) + 1
+    between = _column_slice(column, first, last)
+    for row, value in values.items():
+        between[row - first] = value
+    column[first:last] = between
+
+
 def append(array: Array, values: np.ndarray) -> None:
     """Append rows."""
     rows = array.shape[0]
@@ -220,8 +247,12 @@ def _values(column: "pd.Series[Any]") -> np.ndarray:
     return column.to_numpy() if is_number else column.astype(object).fillna("").map(str).to_numpy(dtype=object)
 
 
-def _column(array: Array) -> np.ndarray:
-    values = np.asarray(array[:])
+def _column(array: Array, start: int) -> np.ndarray:
+    return _column_slice(array, start, array.shape[0])
+
+
+def _column_slice(array: Array, first: int, last: int) -> np.ndarray:
+    values = np.asarray(array[first:last])
     return values.astype(object) if values.dtype.kind == "T" else values
 
 
@@ -279,6 +310,7 @@ def _let_engine_threads_finish() -> None:
         quiet = 0 if set(sys._current_frames()) - own else quiet + 1
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -1,9 +1,16 @@
-"""From a source into a cohort, each batch one transaction: run it again and it goes on where it stopped."""
+"""From a source into a cohort, shard by shard, each one transaction: run it again and it goes on where it stopped.
+
+A shard is read (`read_shard`: files hashed and decoded, nothing written) and then recorded (`record_shard`: one
+transaction). Shards may be read side by side, in threads here or in Dask's processes (`tasks.ingestion`), and are
+recorded in the order of the listing, so that one source always makes the same cohort.
+"""
 
 import os
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +21,26 @@ from storage.admission import duplicate_of, is_duplicate
 from storage.case import Case, Listed, Rejected
 from storage.cohort import Cohort
 from storage.errors import CohortError, SourceError
+from storage.layout import Corrections, mask_digest
 from storage.sources import Source
 from storage.splits import FRACTIONS, Fractions
 
 Progress = Callable[[int, int], None]
 
+SHARD_CASES = 256
+SHARD_BYTES = 256 << 20
+VOLUME_BYTES = 32 << 20  # what a volume of unknown size is taken for
+
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingestion did: cases added, known before, and given other labels; the files that were set aside."""
+    """What an ingestion did: cases added, known before, and corrected; the files that were set aside."""
 
-    added: int
-    known: int
-    updated: int
-    quarantined: list[Rejected]
-    snapshot: str
+    added: int = 0
+    known: int = 0
+    updated: int = 0
+    quarantined: list[Rejected] = field(default_factory=list)
+    snapshot: str = ""
 
     @property
     def broken(self) -> list[Rejected]:
@@ -36,15 +48,60 @@ class IngestReport:
         return [rejected for rejected in self.quarantined if not is_duplicate(rejected)]
 
 
+@dataclass(frozen=True)
+class Intake:
+    """An ingestion: what every process that takes part in it needs to know.
+
+    `base` is the snapshot that it began with, '' where there was no cohort; `files` are those of the source then.
+    """
+
+    source: Source
+    path: str
+    fractions: Fractions | None
+    origin: Mapping[str, Any] | None
+    base: str
+    files: frozenset[str] = frozenset()
+    batch: int | None = None
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def shards(self) -> list[range]:
+        """The places of the listing, some hundreds at a time: enough for a transaction, bounded in memory."""
+        cases = len(self.source.listing())
+        size = self.batch or self._fitting()
+        return [range(start, min(start + size, cases)) for start in range(0, cases, size)]
+
+    def _fitting(self) -> int:
+        grid, channels = self.source.grid, len(self.source.channels)
+        guess = VOLUME_BYTES if grid is None and "z" in self.source.dims else 4 * channels * int(np.prod(grid or 1))
+        return max(1, min(SHARD_CASES, SHARD_BYTES // max(guess, 1)))
+
+
 @dataclass
-class _Batch:
-    """A batch on its way: what to write of it."""
+class Shard:
+    """A shard on its way: what to write of it."""
 
     cases: list[Case] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    relabelled: dict[int, dict[str, float]] = field(default_factory=dict)
+    corrections: Corrections = field(default_factory=Corrections)
     settled: list[str] = field(default_factory=list)
     known: int = 0
+
+
+def begin(
+    source: Source,
+    cohort_path: str | Path,
+    fractions: Fractions | None = None,
+    origin: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+) -> Intake:
+    """An ingestion of `source` into the cohort at `cohort_path`; errors as for `ingest`."""
+    if not Cohort.exists(cohort_path):
+        return Intake(source, str(cohort_path), fractions, origin, base="", batch=batch)
+    cohort = Cohort.open(cohort_path)
+    check_matches(cohort, source, fractions)
+    check_same_pseudonyms(cohort, origin)
+    files = frozenset(key.file for key in source.listing())
+    return Intake(source, str(cohort_path), fractions, origin, cohort.snapshot, files, batch)
 
 
 def ingest(
@@ -52,40 +109,188 @@ def ingest(
     cohort_path: str | Path,
     *,
     fractions: Fractions | None = None,
-    batch: int = 64,
+    origin: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> IngestReport:
     """Read all that is new in `source` into the cohort at `cohort_path`, which is made where there is none.
 
-    A file whose SHA-256 the cohort has is not decoded again; if the source gives it other labels, they are corrected. A
-    broken file goes to quarantine with its reason and is tried again by the next ingestion. `fractions` of train,
-    validation and test (0.7, 0.15, 0.15) are set when the cohort is made. `on_progress(done, total)` is called after
-    each batch.
+    A file whose stamp or SHA-256 the cohort has is not decoded again; if the source gives it other labels or masks,
+    they are corrected. A broken file goes to quarantine with its reason and is tried again by the next ingestion.
+    `fractions` of train, validation and test (0.7, 0.15, 0.15) are set when the cohort is made; `origin`, the address
+    and how it was opened, is kept for repairs. A shard is `batch` cases, by default what 256 MB hold and at most 256.
+    `on_progress(done, total)` is called after each shard.
 
-    CohortError where the cohort is of another size, has other channels, labels or lesions, or was split in other
+    CohortError where the cohort is of another grid, has other channels, labels or lesions, or was split in other
     fractions; SourceError where no file can be read, or a patient would be in two splits.
     """
-    cohort = Cohort.open(cohort_path) if Cohort.exists(cohort_path) else None
-    if cohort is not None:
-        check_matches(cohort, source, fractions)
-    keys = source.listing()
-    files = frozenset(key.file for key in keys if isinstance(key, Listed))
-    report, waiting = IngestReport(0, 0, 0, [], cohort.snapshot if cohort else ""), list[Rejected]()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(keys), batch):
-            read = _read_batch(source, cohort, keys[start : start + batch], files, pool)
-            read.rejected, waiting = waiting + read.rejected, []
-            if cohort is None and read.cases:
-                cohort = _create(source, cohort_path, read.cases[0], fractions)
-            if cohort is None:
-                waiting = read.rejected
-            else:
-                report = _recorded(report, cohort, read)
+    intake = begin(source, cohort_path, fractions, origin, batch)
+    total, report = len(source.listing()), IngestReport(snapshot=intake.base)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for places, shard in _read_ahead(intake, pool):
+            report = record_shard(intake, shard, report)
             if on_progress:
-                on_progress(min(start + batch, len(keys)), len(keys))
-    if cohort is None:
-        raise SourceError(_nothing_read(source, waiting))
+                on_progress(places.stop, total)
+    return concluded(intake, report)
+
+
+def _read_ahead(intake: Intake, pool: Executor) -> Iterator[tuple[range, Shard]]:
+    """The shards in order; the next one is being read while this one is written."""
+    with ThreadPoolExecutor(1) as ahead:
+        shards = intake.shards()
+        coming = [ahead.submit(read_shard, intake, places, pool) for places in shards[:1]]
+        for places, following in zip(shards, [*shards[1:], None], strict=True):
+            shard = coming.pop().result()
+            if following is not None:
+                coming.append(ahead.submit(read_shard, intake, following, pool))
+            yield places, shard
+
+
+def read_shard(intake: Intake, places: range, pool: Executor | None = None) -> Shard:
+    """Decode the files of a shard that the cohort does not have, and judge those that it has."""
+    in_turn: Callable[..., Iterator[Any]] = map if pool is None else pool.map
+    keys = intake.source.listing()[places.start : places.stop]
+    shard, known = Shard(), _known(intake.path, intake.base)
+    unread = [key for key in keys if not known.is_unchanged(key)]
+    digests = dict(zip(map(id, unread), in_turn(intake.source.sha256, unread), strict=True))
+    fresh: list[Listed] = []
+    for key in keys:
+        digest = digests.get(id(key), "")
+        row = known.row_of_digest.get(digest) if id(key) in digests else known.row_of_file[key.file]
+        if row is None:
+            fresh.append(key)
+        else:
+            _judge_known(shard, intake, known.table, row, key, digest)
+    for key, read in zip(fresh, in_turn(intake.source.read, fresh), strict=True):
+        if isinstance(read, Rejected):
+            shard.rejected.append(read)
+        else:
+            shard.cases.append(read if read.stamp else replace(read, stamp=key.stamp))
+    return shard
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the cohort held when the ingestion began."""
+
+    table: pd.DataFrame
+    row_of_digest: Mapping[str, int]
+    row_of_file: Mapping[str, int]
+
+    def is_unchanged(self, key: Listed) -> bool:
+        """Whether its files are as they were when they were last read, by their stamp."""
+        row = self.row_of_file.get(key.file)
+        return bool(key.stamp) and row is not None and str(self.table["stamp"].iat[row]) == key.stamp
+
+
+@lru_cache(maxsize=2)
+def _known(path: str, snapshot: str) -> _Known:
+    if not snapshot:
+        return _Known(pd.DataFrame(), {}, {})
+    table = Cohort.open(path, snapshot).table
+    rows = range(len(table))
+    return _Known(table, dict(zip(table["sha256"], rows, strict=True)), dict(zip(table["file"], rows, strict=True)))
+
+
+def _judge_known(shard: Shard, intake: Intake, table: pd.DataFrame, row: int, key: Listed, digest: str) -> None:
+    """A file whose bytes the cohort has: the same file, the same file under a new name, or a duplicate beside it."""
+    first, patient = str(table["file"].iat[row]), str(table["patient_id"].iat[row])
+    if first != key.file and first in intake.files:
+        shard.rejected.append(Rejected(key.file, duplicate_of(first), digest))
+    elif key.problem:
+        shard.rejected.append(Rejected(key.file, key.problem, digest))
+    elif key.patient_id != patient and first == key.file:
+        shard.rejected.append(Rejected(key.file, _OTHER_PATIENT.format(key.patient_id, patient), digest))
+    else:
+        shard.known += 1
+        shard.settled.append(key.file)
+        _correct(shard, intake, table, row, key)
+
+
+_OTHER_PATIENT = (
+    "is now said to be of patient '{}', in the cohort it is of '{}'; a patient's split may depend on it: "
+    "correct the patient column, or begin a new cohort"
+)
+
+
+def _correct(shard: Shard, intake: Intake, table: pd.DataFrame, row: int, key: Listed) -> None:
+    """Note what the source now says otherwise of a known case: its labels and, where its files changed, its masks."""
+    better = shard.corrections
+    given = {label: float(value) for label, value in key.labels.items()}
+    if not np.array_equal(list(given.values()), table.loc[row, list(given)].to_numpy(float), equal_nan=True):
+        better.labels[row] = given
+    if table["stamp"].iat[row] == key.stamp:
+        return
+    better.stamps[row] = key.stamp
+    if not (intake.source.lesions and table["stamp"].iat[row]):
+        return
+    read = intake.source.read(key)
+    if isinstance(read, Rejected):
+        shard.rejected.append(read)
+    elif mask_digest(read.masks, read.image.shape[1:], _cohort(intake).layout) != table["mask_digest"].iat[row]:
+        better.masks[row] = read.masks
+
+
+def record_shard(intake: Intake, shard: Shard, before: IngestReport) -> IngestReport:
+    """Write a shard in one transaction, after those of the report `before`; the report with it.
+
+    Until the first case of all is read there is no cohort, and what is set aside waits in the report.
+    """
+    cohort = _cohort(intake) if before.snapshot else None
+    if cohort is None and not shard.cases:
+        return replace(before, quarantined=[*before.quarantined, *shard.rejected])
+    first = cohort is None
+    cohort = cohort or _create(intake, shard.cases[0])
+    waiting = before.quarantined if first else []
+    done = cohort.record(shard.cases, [*waiting, *shard.rejected], shard.corrections, shard.settled, intake.origin)
+    return IngestReport(
+        added=before.added + done.added,
+        known=before.known + shard.known + done.known,
+        updated=before.updated + done.updated,
+        quarantined=[*([] if first else before.quarantined), *done.rejected],
+        snapshot=done.snapshot,
+    )
+
+
+def concluded(intake: Intake, report: IngestReport) -> IngestReport:
+    """`report`, or SourceError where nothing could be read into a new cohort."""
+    if not report.snapshot:
+        raise SourceError(_nothing_read(intake.source, report.quarantined))
     return report
+
+
+def _cohort(intake: Intake) -> Cohort:
+    return _opened(intake.path, intake.token)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: str, token: str) -> Cohort:
+    """The cohort that an ingestion writes to, opened once in each process that takes part."""
+    return Cohort.open(path)
+
+
+def _create(intake: Intake, first: Case) -> Cohort:
+    """The cohort for the cases of the source; the one that another ingestion has just made, if one has."""
+    source = intake.source
+    try:
+        Cohort.create(
+            intake.path,
+            grid=source.grid,
+            dims=source.dims,
+            channels=source.channels,
+            dtype=str(first.image.dtype),
+            lesions=source.lesions,
+            labels=source.labels,
+            fractions=intake.fractions or FRACTIONS,
+        )
+    except CohortError:
+        if not Cohort.exists(intake.path):
+            raise
+    cohort = _cohort(intake)
+    check_matches(cohort, source, intake.fractions)
+    check_same_pseudonyms(cohort, intake.origin)
+    return cohort
 
 
 def check_matches(cohort: Cohort, source: Source, fractions: Fractions | None = None) -> None:
@@ -94,7 +299,7 @@ def check_matches(cohort: Cohort, source: Source, fractions: Fractions | None = 
     A source without any masks fits a cohort with masks: nobody annotated its cases.
     """
     pairs: list[tuple[str, Any, Any]] = [
-        ("size", cohort.size, source.size),
+        ("grid", " × ".join(map(str, cohort.grid or cohort.dims)), " × ".join(map(str, source.grid or source.dims))),
         ("channels", cohort.channels, source.channels),
         ("labels", sorted(cohort.labels), sorted(source.labels)),
         ("lesion classes", sorted(cohort.lesions), sorted(source.lesions or cohort.lesions)),
@@ -108,88 +313,19 @@ def check_matches(cohort: Cohort, source: Source, fractions: Fractions | None = 
         raise CohortError(f"{source.address} does not fit {cohort.path}: the source has {'; '.join(differing)}")
 
 
+def check_same_pseudonyms(cohort: Cohort, origin: Mapping[str, Any] | None) -> None:
+    """CohortError where patient ids were hashed with another key: one person would become two patients."""
+    given = {how.get("pseudonyms") for how in (origin or {}).values()} - {None}
+    known = {how.get("pseudonyms") for how in cohort.origins.values()} - {None}
+    if given and known and given != known:
+        raise CohortError(
+            f"the patient ids of {cohort.path} were hashed with another key; give the key it was begun with "
+            "(LESIONFLOW_ID_KEY, or identity.key of its workspace)"
+        )
+
+
 def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
-
-
-def _read_batch(
-    source: Source, cohort: Cohort | None, keys: Sequence[Any], files: frozenset[str], pool: Executor
-) -> _Batch:
-    """Decode the files of a batch that the cohort does not have, and judge those that it has."""
-    batch, new = _Batch(), []
-    digests = list(pool.map(source.sha256, keys))
-    row_of = _known_rows(cohort, digests)
-    for key, digest in zip(keys, digests, strict=True):
-        if cohort is not None and digest in row_of:
-            _judge_known(batch, cohort.table, row_of[digest], key, digest, files)
-        else:
-            new.append(key)
-    for read in pool.map(source.read, new):
-        if isinstance(read, Case):
-            batch.cases.append(read)
-        else:
-            batch.rejected.append(read)
-    return batch
-
-
-def _known_rows(cohort: Cohort | None, digests: Sequence[str]) -> dict[str, int]:
-    """The row of each digest that the cohort has."""
-    if cohort is None:
-        return {}
-    column = cohort.table["sha256"]
-    found = column[column.isin(digests)]
-    return dict(zip(found, map(int, found.index), strict=True))
-
-
-def _judge_known(batch: _Batch, table: pd.DataFrame, row: int, key: Any, digest: str, files: frozenset[str]) -> None:
-    """A file whose bytes the cohort has: the same file, the same file under a new name, or a duplicate beside it."""
-    if not isinstance(key, Listed):
-        batch.known += 1
-        return
-    first = str(table.at[row, "file"])
-    if first != key.file and first in files:
-        batch.rejected.append(Rejected(key.file, duplicate_of(first), digest))
-    elif key.problem:
-        batch.rejected.append(Rejected(key.file, key.problem, digest))
-    else:
-        batch.known += 1
-        batch.settled.append(key.file)
-        given = {label: float(value) for label, value in key.labels.items()}
-        if not np.array_equal(list(given.values()), table.loc[row, list(given)].to_numpy(float), equal_nan=True):
-            batch.relabelled[row] = given
-
-
-def _create(source: Source, path: str | Path, first: Case, fractions: Fractions | None) -> Cohort:
-    """The cohort for the cases of `source`; the one that another ingestion has just made, if one has."""
-    try:
-        return Cohort.create(
-            path,
-            size=source.size,
-            channels=source.channels,
-            dtype=str(first.image.dtype),
-            lesions=source.lesions,
-            labels=source.labels,
-            fractions=fractions or FRACTIONS,
-            source=source.address,
-        )
-    except CohortError:
-        if not Cohort.exists(path):
-            raise
-    cohort = Cohort.open(path)
-    check_matches(cohort, source, fractions)
-    return cohort
-
-
-def _recorded(report: IngestReport, cohort: Cohort, batch: _Batch) -> IngestReport:
-    """Write a batch in one transaction and count it."""
-    done = cohort.record(batch.cases, batch.rejected, batch.relabelled, batch.settled)
-    return IngestReport(
-        added=report.added + done.added,
-        known=report.known + batch.known + done.known,
-        updated=report.updated + done.updated,
-        quarantined=report.quarantined + done.rejected,
-        snapshot=done.snapshot,
-    )
 
 
 def _nothing_read(source: Source, rejected: Sequence[Rejected]) -> str:

@@ -1,10 +1,11 @@
 """Sets of maps: a system's raw answers to some cases of a cohort, with what it noted of each case.
 
-In the store a set is the group `maps/<name>`: `case` (the case of each row), `saliency` (case, y, x), a column for each
-column of its table, and other arrays by name. Rows stand in the order in which they were written.
+In the store a set is the group `maps/<name>`: `case` (the case of each row), `saliency` (a row a case, on the case's
+grid), a column for each column of its table, and other arrays by name. Rows stand in the order in which they were
+written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 
 from storage import engine
 from storage.errors import CohortError
+from storage.rows import Rows, add_ragged, add_stacked, rows_of
 
 ROOT = "maps"
 ROW, SALIENCY = "case", "saliency"
@@ -27,7 +29,7 @@ class Maps:
         self._group = engine.subgroup(group, f"{ROOT}/{name}")
         self.indices = np.asarray(engine.array_of(self._group, ROW)[:], np.int64)
         self._row_of = {int(case): row for row, case in enumerate(self.indices)}
-        self._arrays: dict[str, engine.Array] = {}
+        self._arrays: dict[str, Rows] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -49,7 +51,7 @@ class Maps:
         return rows.set_index(pd.Index(self.indices, name=ROW))
 
     def saliency(self, case: int) -> np.ndarray:
-        """The map of a case, (H, W) float32 as it was written."""
+        """The map of a case on its grid, float32 as it was written."""
         return self._row(SALIENCY, case)
 
     def array(self, name: str, case: int) -> np.ndarray:
@@ -64,36 +66,54 @@ class Maps:
         if int(case) not in self._row_of:
             raise CohortError(f"case {case} has no map in '{self.name}'")
         if name not in self._arrays:
-            self._arrays[name] = engine.array_of(self._group, name)
-        return np.asarray(self._arrays[name][self._row_of[int(case)]])
+            self._arrays[name] = rows_of(self._group, name)
+        try:
+            return self._arrays[name].read(self._row_of[int(case)])
+        except Exception as error:  # zarr, numcodecs and icechunk each have their own
+            raise CohortError(
+                f"the map of case {case} in '{self.name}' is damaged ({engine.first_line(error)}); "
+                "`lesionflow check COHORT --repair` drops it, and the next `localize` makes it again"
+            ) from error
 
 
 def map_names(group: engine.Group) -> list[str]:
     """The names of the sets of maps of a cohort."""
     root = engine.child_group(group, ROOT)
-    return [] if root is None else engine.groups_with(root, SALIENCY)
+    return [] if root is None else engine.groups_with(root, ROW)
 
 
 def record_maps(
     group: engine.Group,
     name: str,
     cases: np.ndarray,
-    saliency: np.ndarray,
+    saliency: Sequence[np.ndarray] | np.ndarray,
     table: pd.DataFrame,
     arrays: dict[str, np.ndarray],
     attrs: Mapping[str, Any] | None,
+    dims: tuple[str, ...],
+    ragged: bool,
 ) -> None:
-    """Write the rows of `cases` into the set `name` of the cohort's root `group`; those it has are replaced."""
-    arrays = {SALIENCY: np.asarray(saliency, np.float32), **{key: np.asarray(rows) for key, rows in arrays.items()}}
+    """Write the rows of `cases` into the set `name` of the cohort's root `group`; those it has are replaced.
+
+    `dims` are the axes of a map; `ragged` where maps differ in shape.
+    """
+    arrays = {key: np.asarray(rows) for key, rows in arrays.items()}
     _check_rows(name, cases, table, arrays)
     maps = engine.child_group(group, f"{ROOT}/{name}")
-    if maps is None or SALIENCY not in maps:
+    if maps is None or ROW not in maps:
         maps = _new_set(group, name, table, arrays)
+        shape = np.shape(saliency)[1:] if not ragged else ()
+        add_ragged(maps, SALIENCY, "float32", dims) if ragged else add_stacked(maps, SALIENCY, shape, "float32", dims)
     _check_same_kind(name, maps, table, arrays)
     if attrs is not None:
         maps.attrs[ATTRS] = dict(attrs)
     row_of = {int(case): row for row, case in enumerate(np.asarray(engine.array_of(maps, ROW)[:]))}
     rows = np.array([row_of.get(int(case), -1) for case in cases], np.int64)
+    fresh = np.flatnonzero(rows < 0).tolist()
+    stored = rows_of(maps, SALIENCY)
+    for row, place in zip(rows[rows >= 0], np.flatnonzero(rows >= 0).tolist(), strict=True):
+        stored.write(int(row), np.asarray(saliency[place], np.float32))
+    stored.append(len(row_of), [np.asarray(saliency[place], np.float32) for place in fresh])
     _replace(maps, rows[rows >= 0], table[rows >= 0], {key: given[rows >= 0] for key, given in arrays.items()})
     _append(maps, cases[rows < 0], table[rows < 0], {key: given[rows < 0] for key, given in arrays.items()})
 
@@ -101,19 +121,21 @@ def record_maps(
 def delete_maps(group: engine.Group, name: str) -> None:
     """Remove the set `name`; sets below it ('name/…') stay."""
     maps = engine.subgroup(group, f"{ROOT}/{name}")
+    if engine.child_group(maps, SALIENCY) is not None:
+        del maps[SALIENCY]
     engine.delete_arrays(maps)
     maps.attrs.clear()
 
 
 def _check_rows(name: str, cases: np.ndarray, table: pd.DataFrame, arrays: Mapping[str, np.ndarray]) -> None:
-    if not all(part and not part.startswith((".", "__")) for part in name.split("/")):
+    if not all(part and part != SALIENCY and not part.startswith((".", "__")) for part in name.split("/")):
         raise CohortError(f"maps cannot be called '{name}'; a name is words joined by '/'")
     if len(set(cases.tolist())) != len(cases):
         raise CohortError(f"maps '{name}': a case is named twice in one write")
     for what, rows in (("the table", len(table)), *((f"array '{key}'", len(given)) for key, given in arrays.items())):
         if rows != len(cases):
             raise CohortError(f"maps '{name}': {what} has {rows} rows for {len(cases)} cases")
-    names = [ROW, *arrays, *map(str, table.columns)]
+    names = [ROW, SALIENCY, *arrays, *map(str, table.columns)]
     if clash := sorted({one for one in names if names.count(one) > 1 or "/" in one}):
         raise CohortError(f"maps '{name}': '{clash[0]}' cannot name a column or array here; choose another name")
 
@@ -123,9 +145,9 @@ def _new_set(group: engine.Group, name: str, table: pd.DataFrame, arrays: Mappin
     maps = group.require_group(f"{ROOT}/{name}")
     engine.add_columns(maps, {ROW: "int64", **_kinds(table)})
     for key, rows in arrays.items():
-        dims = ("y", "x") if key == SALIENCY else tuple(f"{key}_{axis}" for axis in range(1, rows.ndim))
+        dims = tuple(f"{key}_{axis}" for axis in range(1, rows.ndim))
         engine.add_rows(maps, key, rows.shape[1:], str(rows.dtype), dims)
-    maps.attrs.update({COLUMNS: list(_kinds(table)), ARRAYS: [key for key in arrays if key != SALIENCY], ATTRS: {}})
+    maps.attrs.update({COLUMNS: list(_kinds(table)), ARRAYS: list(arrays), ATTRS: {}})
     return maps
 
 
@@ -145,7 +167,7 @@ def _check_same_kind(name: str, maps: engine.Group, table: pd.DataFrame, arrays:
             )
         if (kind == "string") != (known.kind not in "fib") or (kind == "float64" and known.kind in "ib"):
             raise CohortError(f"maps '{name}': column '{column}' is now {kind} and was {known}; write one kind")
-    missing = [*stored, *(set(_noted(maps, ARRAYS, [])) ^ (set(arrays) - {SALIENCY}))]
+    missing = [*stored, *(set(_noted(maps, ARRAYS, [])) ^ set(arrays))]
     if missing:
         raise CohortError(f"maps '{name}': '{missing[0]}' is not in all writes; drop the maps or use another name")
     for key, rows in arrays.items():

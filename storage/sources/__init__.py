@@ -6,18 +6,14 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from storage.case import Case, Rejected
+from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
 
 __all__ = ["Source", "open_source"]
 
 
 class Source(Protocol):
-    """A supply of cases of one size.
-
-    A key that is a `storage.case.Listed` lets the ingestion notice files that are duplicates, got other labels, or need
-    no reading; any other key is the source's own affair.
-    """
+    """A supply of cases. It can be pickled, and several threads may read from it at once."""
 
     @property
     def name(self) -> str:
@@ -28,8 +24,12 @@ class Source(Protocol):
         """What a person would type to open it again."""
 
     @property
-    def size(self) -> int:
-        """Side of the square grid in pixels."""
+    def grid(self) -> tuple[int, ...] | None:
+        """The shape (y, x) or (z, y, x) that all cases have; None where each has its own."""
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The axes of a case: ("y", "x") or ("z", "y", "x")."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -43,13 +43,13 @@ class Source(Protocol):
     def lesions(self) -> tuple[str, ...]:
         """Lesion classes that its masks tell apart; empty where it has no masks."""
 
-    def listing(self) -> Sequence[Any]:
-        """A key for each case, without reading any."""
+    def listing(self) -> Sequence[Listed]:
+        """A key for each case, without reading any; the same each time, and cheap after the first."""
 
-    def sha256(self, key: Any) -> str:
+    def sha256(self, key: Listed) -> str:
         """Identity of a case before it is decoded; empty where it cannot be told."""
 
-    def read(self, key: Any) -> Case | Rejected:
+    def read(self, key: Listed) -> Case | Rejected:
         """Decode a case; a broken one comes back as `Rejected`, never as an exception."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from storage.errors import SourceError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 MISSING = frozenset({"", "na", "n/a", "nan", "none", "null"})
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -113,7 +114,10 @@ class _Finder:
 
 
 def without_suffix(path: PurePosixPath) -> PurePosixPath:
-    """`path` without the suffix of an image; 'IDRiD.01' has none."""
+    """`path` without the suffix of an image or a volume; 'IDRiD.01' has none."""
+    for suffix in VOLUME_SUFFIXES:
+        if path.name.lower().endswith(suffix) and len(path.name) > len(suffix):
+            return path.with_name(path.name[: -len(suffix)])
     return path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
 
 

@@ -18,6 +18,7 @@ from storage.admission import one_split_each
 from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
 from storage.field_of_view import Box, field_of_view
+from storage.geometry import Crop, Geometry, Grid, Resample
 from storage.regridding import regrid_image, regrid_mask, square_around
 from storage.sources.label_table import SUFFIXES, LabelColumns, Row, read_label_table, without_suffix
 from storage.sources.mask_files import assign_masks, check_pattern, is_inside, lesion_classes
@@ -28,6 +29,7 @@ from storage.sources.photograph_file import (
     in_channels,
     pixel_kind,
 )
+from storage.sources.stamp import stamp_of
 
 CHANNELS = {"rgb": ("red", "green", "blue"), "grey": ("grey",), "grey16": ("grey",)}
 SAMPLE = 32  # photographs whose headers decide whether a folder is colour or grey
@@ -47,6 +49,16 @@ class Photographs:
     masks_folder: Path | None
     masks: Mapping[str, Mapping[str, str]]
     name: str = "photographs"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """A square."""
+        return self.size, self.size
+
+    @property
+    def dims(self) -> tuple[str, str]:
+        """Rows and columns."""
+        return "y", "x"
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -103,9 +115,9 @@ class Photographs:
             image=np.ascontiguousarray(grid.reshape(self.size, self.size, -1).transpose(2, 0, 1)),
             labels=dict(key.labels),
             masks=None if self.masks_folder is None else self._case_masks(key.file, shape, shown),
-            spacing_mm=(np.nan, np.nan),
-            crop=shown,
+            geometry=_geometry(shape, shown, self.size),
             split=key.split,
+            stamp=key.stamp,
         )
 
     def _case_masks(self, file: str, shape: tuple[int, int], shown: Box) -> dict[str, np.ndarray]:
@@ -155,10 +167,17 @@ def open_photographs(
         kind=_kind(folder, files),
         labels=tuple(label),
         lesions=tuple(lesions) if lesions and masks_folder else lesion_classes(assigned),
-        listed=_listed(files, rows, tuple(label)),
+        listed=_listed(files, rows, tuple(label), _stamps(folder, files, masks_folder, assigned)),
         masks_folder=masks_folder,
         masks=assigned,
     )
+
+
+def _geometry(shape: tuple[int, int], shown: Box, size: int) -> Geometry:
+    """The square `shown` of a photograph of `shape`, averaged onto a grid of `size` pixels; nobody knows its mm."""
+    scale = (shown.height / size, shown.width / size)
+    crop = Crop((shown.top, shown.left), (shown.height, shown.width))
+    return Geometry(Grid(shape, (np.nan, np.nan)), (crop, Resample((size, size), scale, "area")))
 
 
 def _checked_size(size: int) -> int:
@@ -229,7 +248,19 @@ def _label_rows(path: str | Path | None, columns: LabelColumns, files: Sequence[
     return read_label_table(Path(path), columns, files)
 
 
-def _listed(files: Sequence[str], rows: Mapping[str, Row], labels: Sequence[str]) -> tuple[Listed, ...]:
+def _stamps(
+    folder: Path, files: Sequence[str], masks_folder: Path | None, masks: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """The stamp of each photograph with its masks."""
+    beside = {
+        file: [masks_folder / masks[file][lesion] for lesion in sorted(masks[file])] for file in masks if masks_folder
+    }
+    return {file: stamp_of([folder / file, *beside.get(file, [])]) for file in files}
+
+
+def _listed(
+    files: Sequence[str], rows: Mapping[str, Row], labels: Sequence[str], stamps: Mapping[str, str]
+) -> tuple[Listed, ...]:
     """What is known of each photograph before it is read; a split named once holds for all files of the patient."""
     case_ids = _case_ids(files)
     unlabelled = Row(dict.fromkeys(labels, np.nan))
@@ -237,7 +268,15 @@ def _listed(files: Sequence[str], rows: Mapping[str, Row], labels: Sequence[str]
     patient_of = {file: row.patient_id or case_ids[file] for file, row in row_of.items()}
     split_of = one_split_each((patient_of[file], row.split) for file, row in row_of.items() if row.split)
     return tuple(
-        Listed(file, case_ids[file], patient_of[file], row.labels, split_of.get(patient_of[file]), row.problem)
+        Listed(
+            file,
+            case_ids[file],
+            patient_of[file],
+            row.labels,
+            split_of.get(patient_of[file]),
+            row.problem,
+            stamps[file],
+        )
         for file, row in row_of.items()
     )
 

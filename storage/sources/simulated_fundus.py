@@ -8,10 +8,12 @@ the shorter one, and cases can be read in any order and by any thread. What it s
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from urllib.parse import parse_qsl
 
 from storage.case import Case, Listed
 from storage.errors import SourceError
+from storage.geometry import plain
 from storage.sources.fundus import LESIONS, Difficulty, draw_scene, photograph, stream
 from storage.sources.fundus.spots import FIELD_SHARE
 
@@ -27,6 +29,7 @@ class SimulatedFundus:
     """Source of `cases` photographs of `size` × `size` pixels from one or two eyes of each patient."""
 
     name = "fundus"
+    dims = ("y", "x")
     lesions: tuple[str, ...] = LESIONS
     labels: tuple[str, ...] = ("grade",)
     channels: tuple[str, ...] = ("red", "green", "blue")
@@ -60,16 +63,25 @@ class SimulatedFundus:
             )
         return cls(cases, numbers.get("size", 128), numbers.get("seed", 0), patients)
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """A square."""
+        return self.size, self.size
+
     def listing(self) -> Sequence[Listed]:
         """One entry a case, in order, without drawing anything."""
-        return [
+        return self._listed
+
+    @cached_property
+    def _listed(self) -> tuple[Listed, ...]:
+        return tuple(
             Listed(
                 file=f"{self._file}#{index}",
                 case_id=self._case_id(patient, visit),
                 patient_id=self._patient_id(patient),
             )
             for index, (patient, visit) in enumerate(self._eyes)
-        ]
+        )
 
     def sha256(self, key: Listed) -> str:
         """Digest of all that decides the picture: the simulator's release and knobs, size, seed, patient and eye."""
@@ -92,8 +104,7 @@ class SimulatedFundus:
             image=image,
             labels={"grade": float(scene.grade)},
             masks={name: masks[name] for name in self.lesions},
-            spacing_mm=(spacing, spacing),
-            crop=(0, 0, self.size, self.size),
+            geometry=plain(self.grid, (spacing, spacing)),
         )
 
     def _patient_id(self, patient: int) -> str:

@@ -8,8 +8,12 @@ import pytest
 from PIL import Image
 
 from storage import Case, Cohort
+from storage.geometry import Crop, Geometry, Grid, Resample
 
 SIDE = 32
+SHOWN = Geometry(
+    Grid((64, 64), (0.1, 0.2)), (Crop((-1, 2), (30, 30)), Resample((SIDE, SIDE), (30 / SIDE, 30 / SIDE), "area"))
+)
 
 
 def _noise(seed: int, side: int = SIDE) -> np.ndarray:
@@ -39,8 +43,7 @@ def make_case() -> Callable[..., Case]:
             "image": _noise(number).transpose(2, 0, 1),
             "labels": {"grade": float(number % 5)},
             "masks": {"MA": mask},
-            "spacing_mm": (0.1, 0.2),
-            "crop": (-1, 2, 30, 30),
+            "geometry": SHOWN,
         }
         return Case(**{**given, **changes})  # type: ignore[arg-type]
 
@@ -51,12 +54,12 @@ def make_case() -> Callable[..., Case]:
 def empty_cohort(tmp_path: Path) -> Cohort:
     return Cohort.create(
         tmp_path / "cohort",
-        size=SIDE,
+        grid=(SIDE, SIDE),
+        dims=("y", "x"),
         channels=("red", "green", "blue"),
         dtype="uint8",
         lesions=("HE", "MA"),
         labels=("grade",),
-        source="test",
     )
 
 

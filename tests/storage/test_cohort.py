@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from storage import Cohort, CohortError, Rejected, SourceError
+from storage.layout import Corrections
 
 
 def test_what_is_appended_is_read_back(cohort, make_case):
@@ -12,7 +13,10 @@ def test_what_is_appended_is_read_back(cohort, make_case):
     assert np.array_equal(reopened.image(3), make_case(3).image)
     assert np.array_equal(reopened.images([5, 1]), np.stack([make_case(5).image, make_case(1).image]))
     row = reopened.table.loc[3]
-    assert (row.case_id, row.patient_id, row.grade, row.spacing_x_mm, row.crop_top) == ("c3", "patient 1", 3.0, 0.2, -1)
+    assert (row.case_id, row.patient_id, row.grade) == ("c3", "patient 1", 3.0)
+    assert (row.size_z, row.size_y, row.size_x) == (1, 32, 32)
+    assert reopened.geometry(3) == make_case(3).geometry
+    assert reopened.spacing(3) == make_case(3).geometry.grid.spacing_mm
 
 
 def test_masks_come_in_the_order_of_the_lesion_classes(cohort, make_case):
@@ -74,20 +78,20 @@ def test_a_path_without_cohort_is_said_so_and_left_as_it_was(tmp_path):
 def test_a_folder_of_something_else_is_no_cohort_and_becomes_none(photographs):
     assert not Cohort.exists(photographs)
     with pytest.raises(CohortError, match="cannot be made a cohort"):
-        Cohort.create(photographs, size=8, channels=("grey",), dtype="uint8")
+        Cohort.create(photographs, grid=(8, 8), dims=("y", "x"), channels=("grey",), dtype="uint8")
     assert len(list(photographs.iterdir())) == 6
 
 
 def test_a_cohort_is_not_created_over_another(cohort):
     with pytest.raises(CohortError, match="already"):
-        Cohort.create(cohort.path, size=8, channels=("grey",), dtype="uint8")
+        Cohort.create(cohort.path, grid=(8, 8), dims=("y", "x"), channels=("grey",), dtype="uint8")
     assert len(Cohort.open(cohort.path)) == 8
 
 
 @pytest.mark.parametrize("label", ["split", "image", "a/b", ""])
 def test_a_label_cannot_take_a_name_that_the_cohort_needs(tmp_path, label):
     with pytest.raises(CohortError, match="a label cannot be called"):
-        Cohort.create(tmp_path / "c", size=8, channels=("grey",), dtype="uint8", labels=(label,))
+        Cohort.create(tmp_path / "c", grid=(8, 8), dims=("y", "x"), channels=("grey",), dtype="uint8", labels=(label,))
 
 
 def test_a_case_of_another_shape_is_refused_and_nothing_written(cohort, make_case):
@@ -135,7 +139,8 @@ def test_the_quarantine_keeps_one_row_a_file(cohort):
 def test_the_digest_is_the_same_for_the_same_cases_in_any_order(tmp_path, cohort, make_case):
     other = Cohort.create(
         tmp_path / "other",
-        size=32,
+        grid=(32, 32),
+        dims=("y", "x"),
         channels=("red", "green", "blue"),
         dtype="uint8",
         lesions=("HE", "MA"),
@@ -147,7 +152,7 @@ def test_the_digest_is_the_same_for_the_same_cases_in_any_order(tmp_path, cohort
 
 def test_the_digest_changes_with_a_label_and_with_a_case(cohort, make_case):
     digests = {cohort.content_digest()}
-    cohort.record([], relabelled={2: {"grade": 4.0}})
+    cohort.record([], corrections=Corrections(labels={2: {"grade": 4.0}}))
     digests.add(cohort.content_digest())
     cohort.append([make_case(8)])
     digests.add(cohort.content_digest())
@@ -171,7 +176,7 @@ def test_xarray_reads_the_cohort_with_its_coordinates(cohort):
 
 
 def test_a_cohort_without_lesions_and_labels_has_none(tmp_path, make_case):
-    bare = Cohort.create(tmp_path / "bare", size=32, channels=("r", "g", "b"), dtype="uint8")
+    bare = Cohort.create(tmp_path / "bare", grid=(32, 32), dims=("y", "x"), channels=("r", "g", "b"), dtype="uint8")
     bare.append([make_case(0, labels={}, masks=None)])
     assert bare.masks(0).shape == (0, 32, 32)
     assert not bare.mask(0).any()

@@ -1,13 +1,16 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage import Cohort, CohortError, SourceError, ingest, open_source
-from storage.admission import admit
+from storage import Case, Cohort, CohortError, SourceError, ingest, open_source
+from storage.admission import Register, admit
+from storage.geometry import plain
+from storage.layout import Layout, rows_for
 
 
 def take_in(folder, cohort, batch=64, fractions=None, **options):
@@ -161,7 +164,7 @@ def test_patients_and_splits_come_from_their_columns(photographs, tmp_path):
 def test_a_cohort_of_another_kind_says_what_differs(photographs, tmp_path):
     take_in(photographs, tmp_path / "cohort")
     with pytest.raises(
-        CohortError, match="the source has size 64, the cohort has 32; labels grade, the cohort has none"
+        CohortError, match="the source has grid 64 × 64, the cohort has 32 × 32; labels grade, the cohort has none"
     ):
         take_in(photographs, tmp_path / "cohort", size=64, **write_labels(photographs, "p0,2"))
 
@@ -201,24 +204,20 @@ def test_other_fractions_than_the_cohort_was_split_in_are_refused(photographs, t
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
 def test_all_cases_of_a_patient_are_in_one_split_whatever_the_batches(patients, data):
-    from storage.layout import Layout, rows_of
-
-    layout = Layout(1, ("grey",), "uint8", (), (), (0.4, 0.3, 0.3), "")
-    table, rest = rows_of([], [], layout), list(enumerate(patients))
+    layout = Layout((1, 1), ("y", "x"), ("grey",), "uint8", (), (), (0.4, 0.3, 0.3))
+    register, rest, tables = Register(), list(enumerate(patients)), []
     while rest:
         count = data.draw(st.integers(1, len(rest)))
-        admission = admit(table, [tiny_case(number, patient) for number, patient in rest[:count]], layout.fractions)
-        rows = rows_of(admission.cases, admission.splits, layout)
-        table, rest = (
-            type(table)(table.to_dict("records") + rows.to_dict("records"), columns=table.columns),
-            rest[count:],
-        )
+        admission = admit(register, [tiny_case(number, patient) for number, patient in rest[:count]], layout.fractions)
+        tables.append(rows_for(admission.cases, admission.splits, layout))
+        register.learn(tables[-1])
+        rest = rest[count:]
+    table = pd.concat(tables)
     assert len(table) == len(patients)
     assert (table.groupby("patient_id")["split"].nunique() == 1).all()
 
 
 def tiny_case(number, patient):
-    from storage import Case
-
     image = np.zeros((1, 1, 1), np.uint8)
-    return Case(f"c{number}", f"p{patient}", f"c{number}.png", str(number), image, {}, None, (1.0, 1.0), (0, 0, 1, 1))
+    geometry = plain((1, 1), (1.0, 1.0))
+    return Case(f"c{number}", f"p{patient}", f"c{number}.png", str(number), image, {}, None, geometry)

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from storage import CohortError
+from storage.layout import Corrections
 from storage.loading import CohortImages, memory_needed
 
 
@@ -46,7 +47,7 @@ def test_spawned_workers_read_every_case_and_transform_it(cohort):
 
 def test_a_snapshot_is_read_although_the_cohort_went_on(cohort, make_case):
     data = CohortImages(cohort.path, cohort.snapshot, range(8), "grade", in_memory=False)
-    cohort.record([make_case(8)], relabelled={0: {"grade": 4.0}})
+    cohort.record([make_case(8)], corrections=Corrections(labels={0: {"grade": 4.0}}))
     assert float(data[0]["label"]) == 0.0
 
 

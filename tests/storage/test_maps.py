@@ -97,7 +97,7 @@ def test_rows_of_another_kind_are_refused_and_nothing_written(cohort, table):
 
 
 def test_maps_of_another_size_are_refused(cohort):
-    with pytest.raises(CohortError, match="maps of shape"):
+    with pytest.raises(CohortError, match="a map of shape"):
         cohort.write_maps("m", [0], np.zeros((1, 8, 8), np.float32), notes([0]))
 
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from storage import Case, Rejected, SourceError, open_source
+from storage.geometry import Crop
 
 
 def noise(height=32, width=32, seed=0) -> np.ndarray:
@@ -27,7 +28,7 @@ def test_a_lossless_photograph_arrives_bit_for_bit(tmp_path, suffix):
     Image.fromarray(noise()).save(tmp_path / f"a.{suffix}")
     case = read_all(tmp_path)[f"a.{suffix}"]
     assert np.array_equal(case.image, noise().transpose(2, 0, 1))
-    assert (case.case_id, case.patient_id, case.crop) == ("a", "a", (0, 0, 32, 32))
+    assert (case.case_id, case.patient_id, case.geometry.operations[0]) == ("a", "a", Crop((0, 0), (32, 32)))
 
 
 def test_photographs_in_sub_folders_are_cases_by_their_path(tmp_path):
@@ -55,7 +56,7 @@ def test_exif_orientation_turns_photograph_upright_and_keeps_its_mask_aligned(tm
     turned.save(tmp_path / "a.png", exif=exif)
     Image.fromarray(upright[..., 0] > 0).save(tmp_path / "masks" / "a_MA.png")
     case = read_all(tmp_path, size=48, masks=tmp_path / "masks")["a.png"]
-    assert case.crop == (-8, 0, 48, 48)
+    assert case.geometry.operations[0] == Crop((-8, 0), (48, 48))
     assert np.array_equal(case.image[0] > 0, case.masks["MA"])
     assert case.masks["MA"][8 + 4 : 8 + 12, 4:20].all()
 
@@ -73,7 +74,8 @@ def test_a_jpeg_decoded_at_reduced_size_stays_aligned_with_its_mask(tmp_path, or
     case = read_all(tmp_path, size=60, masks=tmp_path / "masks")["a.jpg"]
     assert (case.image[0] > 127)[case.masks["MA"]].mean() > 0.9
     assert case.masks["MA"][case.image[0] > 127].mean() > 0.9
-    top, left, side, _ = case.crop
+    crop = case.geometry.operations[0]
+    (top, left), (side, _) = crop.start, crop.shape
     assert centre(case.image[0]) == pytest.approx(
         ((251 - top) * 60 / side - 0.5, (440 - left) * 60 / side - 0.5), abs=0.1
     )
@@ -84,13 +86,15 @@ def test_the_field_of_view_fills_the_grid(tmp_path):
     disc = (rows - 200) ** 2 + (columns - 260) ** 2 <= 150**2
     Image.fromarray(np.where(disc[..., None], [180, 90, 40], 0).astype(np.uint8)).save(tmp_path / "a.png")
     case = read_all(tmp_path, size=64, crop=True)["a.png"]
-    assert np.allclose(case.crop, (50, 110, 301, 301), atol=3)
+    assert np.allclose(
+        (*case.geometry.operations[0].start, *case.geometry.operations[0].shape), (50, 110, 301, 301), atol=3
+    )
     assert (case.image[0] > 90).mean() == pytest.approx(np.pi / 4, abs=0.02)
 
 
 def test_a_black_photograph_is_a_case(tmp_path):
     Image.new("RGB", (40, 32)).save(tmp_path / "a.png")
-    assert read_all(tmp_path, crop=True)["a.png"].crop == (-4, 0, 40, 40)
+    assert read_all(tmp_path, crop=True)["a.png"].geometry.operations[0] == Crop((-4, 0), (40, 40))
 
 
 def test_grey_among_rgb_is_replicated(tmp_path):

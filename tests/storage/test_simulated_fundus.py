@@ -87,7 +87,7 @@ def test_a_case_is_a_round_colour_photograph_with_all_masks():
         assert case.image[:, :5, :5].max() < 10
         red, green, blue = case.image[:, 20:76, 20:76].mean(axis=(1, 2))
         assert red > green > blue > 5
-        assert case.crop == (0, 0, 96, 96)
+        assert case.geometry.operations == ()
 
 
 def test_grade_0_has_no_lesions_and_every_other_grade_has():

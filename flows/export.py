@@ -1,0 +1,27 @@
+"""`export`: images, masks and maps of a cohort as files for other tools."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow
+
+from tasks.export import Format, GridChoice, export_cohort
+
+
+@flow(name="export", flow_run_name="{cohort}", validate_parameters=False)
+def export(
+    cohort: str,
+    out: str,
+    format: Format,
+    maps: Sequence[str] = (),
+    split: Sequence[str] = (),
+    grid: GridChoice = "cohort",
+    dicom: str | None = None,
+    id_key: str | None = None,
+    lesions: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the cases of the splits (none named: all) into `out` as `format`; how many were written, left alone, skipped.
+
+    `dicom` is the folder of the series that DICOM SEG refers to, `id_key` the key its case ids were hashed with.
+    """
+    return export_cohort(cohort, out, format, maps, lesions, split, grid, dicom, id_key)

@@ -1,0 +1,138 @@
+"""Reading DICOM files that may be damaged, and saying what is wrong with them without naming a person."""
+
+import math
+from collections.abc import Sequence
+from io import BufferedReader, BytesIO, FileIO
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from storage.sources.mask_files import is_inside
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # such a header could inflate to any size
+META_BYTES = 2048
+
+
+class UnusableError(Exception):
+    """Why a series, a file or a mask cannot be used; its text holds no name, identifier, date or path."""
+
+
+class _Bounded(BufferedReader):
+    """A file that is never asked for more than it has: a flipped length field would otherwise allocate gigabytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._end = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self._end - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def is_own_file(path: Path, folder: Path) -> bool:
+    """Whether `path` is a plain file that lies in `folder`: a pipe would be waited on for ever."""
+    return path.is_file() and (not path.is_symlink() or is_inside(path, folder))
+
+
+def looks_like_dicom(start: bytes) -> bool:
+    """Whether a file that begins with `start` has the mark of DICOM, or its first element where the preamble is lost."""
+    return start[128:132] == b"DICM" or (start[:2] == b"\x08\x00" and start[3:4] == b"\x00")
+
+
+def read_header(path: Path, keywords: Sequence[str]) -> Dataset:
+    """Those elements of the file at `path`; its pixels are not read. UnusableError where it is no readable DICOM."""
+    with _Bounded(path) as file:
+        start = file.read(META_BYTES)
+        if not looks_like_dicom(start):
+            raise UnusableError("has no DICOM header")
+        _refuse_deflated(start)
+        file.seek(0)
+        try:
+            return dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(keywords))
+        except Exception as error:  # pydicom raises whatever the damaged bytes lead to
+            raise UnusableError(f"its DICOM header cannot be read ({type(error).__name__})") from error
+
+
+def read_dataset(encoded: bytes) -> Dataset:
+    """The whole data set of a file's bytes."""
+    _refuse_deflated(encoded[:META_BYTES])
+    try:
+        dataset = dcmread(BytesIO(encoded), force=True)
+    except Exception as error:  # as above
+        raise UnusableError(f"its DICOM header cannot be read ({type(error).__name__})") from error
+    dataset.file_meta = getattr(dataset, "file_meta", FileMetaDataset())
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _refuse_deflated(start: bytes) -> None:
+    if DEFLATED in start:
+        raise UnusableError("is deflated, which is not read; store it uncompressed (dcmconv +te)")
+
+
+def tag(keyword: str) -> str:
+    """A tag as a person looks it up: 'Patient's Weight (0010,1030)'."""
+    number = tag_for_keyword(keyword) or 0
+    return f"{dictionary_description(number)} ({number >> 16:04X},{number & 0xFFFF:04X})"
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """The values of an element, () where it is absent or empty; UnusableError where one is no finite number."""
+    value = _value(dataset, keyword)
+    if value is None or value == "":
+        return ()
+    try:
+        found = tuple(float(one) for one in (value if isinstance(value, Sequence | list) else [value]))
+    except (TypeError, ValueError):
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        raise UnusableError(f"{tag(keyword)} is not a number")
+    return found
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """The only value of an element; None where it is absent or empty."""
+    found = numbers(dataset, keyword)
+    if len(found) > 1:
+        raise UnusableError(f"{tag(keyword)} has {len(found)} values, not one")
+    return found[0] if found else None
+
+
+def needed(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    """The `count` values of an element that must be there."""
+    found = numbers(dataset, keyword)
+    if len(found) != count:
+        raise UnusableError(f"{tag(keyword)} has {len(found)} values, not {count}" if found else missing(keyword))
+    return found
+
+
+def missing(keyword: str) -> str:
+    """What to say of an element that is not there."""
+    return f"{tag(keyword)} is missing"
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """An element as text, several values joined by a backslash; '' where it is absent."""
+    value = _value(dataset, keyword)
+    if value is None:
+        return ""
+    several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return "\\".join(map(str, value)).strip() if several else str(value).strip()
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; none where it is absent or is no sequence."""
+    value = _value(dataset, keyword)
+    return [item for item in value if isinstance(item, Dataset)] if isinstance(value, Sequence) else []
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    try:
+        return dataset.get(keyword)
+    except Exception as error:  # an element is decoded when it is asked for; damaged bytes raise anything
+        raise UnusableError(f"{tag(keyword)} cannot be read") from error
