@@ -4,15 +4,27 @@ Flows are imported inside the verbs, after the workspace is entered (Prefect and
 load) and so that `--help` answers at once.
 """
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-import yaml
-from rich.console import Console
 
-from tasks.reuse import write_json
+from flows import cohort_verbs
+from flows.console import (
+    FAILED,
+    WRONG_USE,
+    CohortPath,
+    Json,
+    Seed,
+    Set,
+    Split,
+    console,
+    fail,
+    listed,
+    parsed,
+    save_json,
+    show,
+)
 from tasks.workspace import enter_workspace
 
 app = typer.Typer(
@@ -22,15 +34,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-console = Console() if sys.stdout.isatty() else Console(width=160)
-FAILED, WRONG_USE = 1, 2
 Method = Literal["iterative-refinement", "saliency"]
-
-CohortPath = Annotated[str, typer.Argument(metavar="COHORT", help="The cohort's folder.")]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="A setting; dots go deeper. Repeatable.")]
-Split = Annotated[list[str], typer.Option(help="Only cases of this split (train, validation, test). Repeatable.")]
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what the table shows as JSON.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 
 @app.callback()
@@ -56,68 +60,7 @@ def demo(json_file: Json = None) -> None:
     save_json(json_file, summary)
 
 
-@app.command()
-def ingest(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A folder of photographs, or `sim:fundus?cases=200`.")
-    ],
-    cohort: CohortPath,
-    labels: Annotated[Path | None, typer.Option(help="CSV file with a row a photograph.")] = None,
-    file_column: Annotated[str, typer.Option(help="Its column of file names.")] = "file",
-    label: Annotated[list[str], typer.Option(metavar="NAME=COLUMN", help="A label and its column. Repeatable.")] = [],  # noqa: B006
-    patient_column: Annotated[
-        str | None, typer.Option(help="Its column of patients; without it a case is one.")
-    ] = None,
-    split_column: Annotated[str | None, typer.Option(help="Its column of splits: train, validation, test.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder of lesion masks.")] = None,
-    mask_pattern: Annotated[str, typer.Option(help="How mask files are named.")] = "{stem}_{lesion}.png",
-    lesions: Annotated[str | None, typer.Option(help="Lesion classes, by comma; default: those found.")] = None,
-    size: Annotated[int, typer.Option(min=16, help="Side of the square grid, pixels.")] = 512,
-    crop: Annotated[bool, typer.Option(help="Crop to the field of view.")] = True,
-    fractions: Annotated[
-        str | None,
-        typer.Option(help="Share of patients: train,validation,test; default 0.7,0.15,0.15, or the cohort's."),
-    ] = None,
-    json_file: Json = None,
-) -> None:
-    """Bring a cohort up to date with a folder of photographs or a simulator.
-
-    Example: `lesionflow ingest photos cohort --labels grades.csv --file-column image --label grade=dr_grade`
-    """
-    from flows.ingest import ingest as flow
-
-    answer = flow(
-        source,
-        cohort,
-        labels=str(labels) if labels else None,
-        file_column=file_column,
-        label=dict(pair(text, "--label") for text in label),
-        patient_column=patient_column,
-        split_column=split_column,
-        masks=str(masks) if masks else None,
-        mask_pattern=mask_pattern,
-        lesions=listed(lesions) or None,
-        size=size,
-        crop=crop,
-        fractions=three_fractions(fractions) if fractions else None,
-    )
-    show(answer, ("cohort", "cases", "added", "updated", "known", "quarantined", "snapshot", "report"))
-    save_json(json_file, answer)
-    if answer["broken"]:
-        fail(f"{answer['broken']} file(s) set aside; `lesionflow info {cohort}` lists them", FAILED)
-
-
-@app.command()
-def info(cohort: CohortPath, json_file: Json = None) -> None:
-    """What a cohort holds: cases by split and label, lesion classes, maps, snapshots, quarantine.
-
-    Example: `lesionflow info cohort`
-    """
-    from flows.show import cohort_info, show_info
-
-    answer = cohort_info(cohort)
-    show_info(console, answer)
-    save_json(json_file, answer)
+app.add_typer(cohort_verbs.app)
 
 
 @app.command()
@@ -254,73 +197,6 @@ def exit_status(error: Exception) -> int | None:
     if isinstance(error, ModelError | CohortError | SourceError):
         return WRONG_USE
     return FAILED if isinstance(error, TrainingError) else None
-
-
-def fail(message: str, status: int) -> None:
-    """One line on standard error, and out."""
-    print(f"lesionflow: {message}", file=sys.stderr)
-    raise SystemExit(status)
-
-
-def show(answer: dict[str, Any], keys: tuple[str, ...]) -> None:
-    """The named parts of an answer, a line each."""
-    for key in [key for key in keys if key in answer]:
-        console.print(f"{key.replace('_', ' '):18} {readable(answer[key])}", soft_wrap=True, highlight=False)
-
-
-def readable(value: Any) -> str:
-    """Numbers to four digits, lists and tables in one line."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {readable(part)}" for key, part in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def save_json(file: Path | None, answer: dict[str, Any]) -> None:
-    """`--json FILE`."""
-    if file:
-        write_json(file, answer)
-
-
-def parsed(settings: list[str]) -> dict[str, Any]:
-    """`["network.width=16", "decay=0.3"]` as nested settings; values are YAML."""
-    nested: dict[str, Any] = {}
-    for text in settings:
-        key, value = pair(text, "--set")
-        *path, last = key.split(".")
-        inner = nested
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[last] = yaml.safe_load(value)
-    return nested
-
-
-def pair(text: str, option: str) -> tuple[str, str]:
-    """`key=value` split."""
-    key, sign, value = text.partition("=")
-    if not (key and sign and value):
-        fail(f"{option} {text!r} is not of the form KEY=VALUE", WRONG_USE)
-    return key, value
-
-
-def listed(text: str | None) -> list[str]:
-    """`EX,HE` as a list."""
-    return [part.strip() for part in text.split(",") if part.strip()] if text else []
-
-
-def three_fractions(text: str) -> tuple[float, float, float]:
-    """`0.7,0.15,0.15` as numbers that add up to one."""
-    try:
-        train_share, validation_share, test_share = (float(part) for part in text.split(","))
-    except ValueError:
-        fail(f"--fractions {text!r} is not three numbers such as 0.7,0.15,0.15", WRONG_USE)
-    if (
-        min(train_share, validation_share, test_share) < 0
-        or abs(train_share + validation_share + test_share - 1) > 1e-6
-    ):
-        fail(f"--fractions {text!r} do not add up to 1", WRONG_USE)
-    return train_share, validation_share, test_share
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def export(
 ) -> dict[str, Any]:
     """Write the cases of the splits (none named: all) into `out` as `format`; how many were written, left alone, skipped.
 
-    `dicom` is the folder of the series that DICOM SEG refers to, `id_key` the key its case ids were hashed with.
+    `dicom` is the folder of the series that DICOM SEG refers to, `id_key` the key that their
+    patients were hashed with, where it is not the workspace's own.
     """
     return export_cohort(cohort, out, format, maps, lesions, split, grid, dicom, id_key)

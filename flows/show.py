@@ -9,33 +9,39 @@ from rich.table import Table
 from models.errors import ModelError
 from models.registry import systems
 from storage.cohort import Cohort
+from storage.differences import differences
 from tasks.evaluation import SHOWN, with_interval
 
 
-def cohort_info(path: str) -> dict[str, Any]:
-    """A cohort in numbers."""
-    cohort = Cohort.open(path)
+def cohort_info(path: str, snapshot: str | None = None) -> dict[str, Any]:
+    """A cohort in numbers, as it is or as it was at `snapshot`."""
+    cohort = Cohort.open(path, snapshot)
     table = cohort.table
     return {
         "cohort": path,
         "snapshot": cohort.snapshot,
         "cases": len(cohort),
         "patients": int(table["patient_id"].nunique()),
-        "grid": [len(cohort.channels), cohort.size, cohort.size],
+        "grid": cohort.shown_grid,
         "splits": table["split"].value_counts().to_dict(),
         "labels": {label: table[label].value_counts(dropna=False).sort_index().to_dict() for label in cohort.labels},
         "lesions": list(cohort.lesions),
         "annotated": int(table["has_masks"].sum()),
         "maps": {name: len(cohort.maps(name).indices) for name in cohort.map_names()},
-        "snapshots": [f"{state.id} {state.message}" for state in cohort.history()[:5]],
+        "snapshots": [f"{state.id} {state.time:%Y-%m-%d %H:%M} {state.message}" for state in cohort.history()[:5]],
         "quarantine": cohort.quarantine[["file", "reason"]].to_dict("records"),
     }
+
+
+def cohort_diff(path: str, before: str, after: str) -> dict[str, Any]:
+    """What changed in a cohort from one snapshot to another."""
+    return {"cohort": path, "from": before, "to": after, **differences(path, before, after)}
 
 
 def show_info(console: Console, answer: dict[str, Any]) -> None:
     """A cohort, a line a fact."""
     facts = [(key, _line(value)) for key, value in answer.items() if key != "quarantine"]
-    facts += [("quarantined", f"{row['file']}: {row['reason']}") for row in answer["quarantine"]]
+    facts += [("quarantined", f"{row['file']}: {row['reason']}") for row in answer.get("quarantine", [])]
     for key, value in facts:
         console.print(f"{key:12} {value}", soft_wrap=True, highlight=False)
 

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,29 @@ def history(repository: Repository, snapshot: str) -> list[Snapshot]:
     """The snapshots that led to `snapshot`, newest first."""
     ancestry = list(repository.ancestry(snapshot_id=snapshot))
     return [Snapshot(str(one.id), one.written_at, one.message) for one in ancestry[:-1]]  # the last is icechunk's own
+
+
+def set_back(repository: Repository, path: str, snapshot: str) -> None:
+    """Make `snapshot` the newest state; what came after it is gone."""
+    with _exclusive(path):
+        repository.reset_branch(BRANCH, snapshot)
+
+
+def forget_snapshots(repository: Repository, path: str, older_than: datetime) -> int:
+    """Take snapshots from before `older_than` out of the history, but the newest; how many."""
+    with _exclusive(path):
+        return len(repository.expire_snapshots(older_than))
+
+
+def collect_garbage(repository: Repository, path: str) -> int:
+    """Delete what no snapshot refers to, such as the chunks of killed writers; bytes freed.
+
+    On a local disk no writer is at work meanwhile; on an object store one may be, so that what is younger than a day
+    stays.
+    """
+    with _exclusive(path):
+        before = datetime.now(UTC) - (timedelta(days=1) if _is_remote(path) else timedelta())
+        return int(repository.garbage_collect(before).bytes_deleted)
 
 
 def subgroup(group: Group, name: str) -> Group:
@@ -310,7 +333,7 @@ def _let_engine_threads_finish() -> None:
         quiet = 0 if set(sys._current_frames()) - own else quiet + 1
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -18,6 +18,7 @@ from storage.rows import Rows, add_ragged, add_stacked, rows_of
 ROOT = "maps"
 ROW, SALIENCY = "case", "saliency"
 COLUMNS, ARRAYS, ATTRS = "columns", "arrays", "attrs"
+FORGOTTEN = -1  # the case of a row whose map was lost
 KINDS = {"f": "float64", "i": "int64", "u": "int64", "b": "bool"}
 
 
@@ -27,8 +28,10 @@ class Maps:
     def __init__(self, name: str, group: engine.Group) -> None:
         self.name = name
         self._group = engine.subgroup(group, f"{ROOT}/{name}")
-        self.indices = np.asarray(engine.array_of(self._group, ROW)[:], np.int64)
-        self._row_of = {int(case): row for row, case in enumerate(self.indices)}
+        cases = np.asarray(engine.array_of(self._group, ROW)[:], np.int64)
+        self._rows = np.flatnonzero(cases != FORGOTTEN)
+        self.indices = cases[self._rows]
+        self._row_of = dict(zip(self.indices.tolist(), self._rows.tolist(), strict=True))
         self._arrays: dict[str, Rows] = {}
 
     def __len__(self) -> int:
@@ -48,7 +51,7 @@ class Maps:
     def table(self) -> pd.DataFrame:
         """What was noted of each case; the index is the case."""
         rows = engine.read_columns(self._group, _noted(self._group, COLUMNS, []))
-        return rows.set_index(pd.Index(self.indices, name=ROW))
+        return rows.iloc[self._rows].set_index(pd.Index(self.indices, name=ROW))
 
     def saliency(self, case: int) -> np.ndarray:
         """The map of a case on its grid, float32 as it was written."""
@@ -107,15 +110,23 @@ def record_maps(
     _check_same_kind(name, maps, table, arrays)
     if attrs is not None:
         maps.attrs[ATTRS] = dict(attrs)
-    row_of = {int(case): row for row, case in enumerate(np.asarray(engine.array_of(maps, ROW)[:]))}
+    known = np.asarray(engine.array_of(maps, ROW)[:])
+    row_of = {int(case): row for row, case in enumerate(known)}
     rows = np.array([row_of.get(int(case), -1) for case in cases], np.int64)
     fresh = np.flatnonzero(rows < 0).tolist()
     stored = rows_of(maps, SALIENCY)
     for row, place in zip(rows[rows >= 0], np.flatnonzero(rows >= 0).tolist(), strict=True):
         stored.write(int(row), np.asarray(saliency[place], np.float32))
-    stored.append(len(row_of), [np.asarray(saliency[place], np.float32) for place in fresh])
+    stored.append(len(known), [np.asarray(saliency[place], np.float32) for place in fresh])
     _replace(maps, rows[rows >= 0], table[rows >= 0], {key: given[rows >= 0] for key, given in arrays.items()})
     _append(maps, cases[rows < 0], table[rows < 0], {key: given[rows < 0] for key, given in arrays.items()})
+
+
+def forget_maps(group: engine.Group, name: str, cases: Sequence[int]) -> None:
+    """Take the maps of `cases` out of the set `name`, so that they count as never made."""
+    column = engine.array_of(engine.subgroup(group, f"{ROOT}/{name}"), ROW)
+    known = np.asarray(column[:])
+    column[:] = np.where(np.isin(known, cases), FORGOTTEN, known)
 
 
 def delete_maps(group: engine.Group, name: str) -> None:

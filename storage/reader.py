@@ -27,7 +27,6 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 
 PR_SET_PDEATHSIG = 1
-PATIENCE = 5.0  # seconds for a reader to end
 
 _forked = False
 _inherited: list[Any] = []  # cohorts of the parent: taking them apart here would reach for threads that are gone
@@ -147,21 +146,21 @@ class ReaderProcess:
         return value
 
     def _obituary(self) -> str:
-        code = self._process.wait(PATIENCE)
+        code = self._process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         cause = "; the machine may have run out of memory" if code == -signal.SIGKILL else ""
         return f"the process that reads {self.path} for a forked worker {how}{cause}"
 
 
 def _end(process: "subprocess.Popen[bytes]", owner: int) -> None:
-    """Let a reader end, and wait until it has; a copy of its pipes in a fork of the owner is just closed."""
+    """End a reader, which has nothing to lose; in a fork of its owner just let go of the copies of its pipes."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
     if os.getpid() == owner:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+        process.kill()  # a forked worker may hold its stdin open
+        process.wait()
 
 
 def serve(path: str, snapshot: str, requests: IO[bytes], answers: IO[bytes]) -> None:

@@ -74,12 +74,13 @@ class Ragged:
     def __init__(self, group: engine.Group) -> None:
         self._group = group
         kind: Any = group.attrs[RAGGED]
-        self._dtype, self._dims = np.dtype(kind["dtype"]), tuple(kind["dims"])
+        self._dtype: np.dtype[Any] = np.dtype(kind["dtype"])
+        self._dims = tuple(kind["dims"])
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """What they hold."""
-        return np.dtype(self._dtype)
+        return self._dtype
 
     def has(self, row: int) -> bool:
         """Whether the row was written."""

@@ -35,6 +35,7 @@ from tasks.maps import find_maps, selected_cases
 from tasks.progress import progress
 from tasks.reuse import fingerprint
 from tasks.shards import map_shards, shards
+from tasks.workspace import identity_key
 
 Format = Literal["nifti", "ome-zarr", "dicom-seg", "png", "zarr"]
 Writer = Callable[[Cohort, int, Path, Content], list[Path]]
@@ -81,7 +82,8 @@ def export_cohort(
     if format == "zarr":
         return answer | export_store(opened, Path(out), cases, content)
     if dicom:
-        content = replace(content, series=find_series(opened, annotated(opened, cases), dicom, id_key))
+        key = id_key.encode() if id_key else identity_key()
+        content = replace(content, series=find_series(opened, annotated(opened, cases), dicom, key))
     job = Job(cohort, opened.snapshot, Path(out), format, content, content_key(opened, format, content))
     return answer | export_cases(opened, job, cases)
 
@@ -134,7 +136,7 @@ def export_store(cohort: Cohort, out: Path, cases: Sequence[int], content: Conte
     key = fingerprint("export", digest=content_key(cohort, "zarr", whole), cases=list(cases))
     with progress("export", len(cases)) as advance:
         new = export_zarr(cohort, out, cases, whole, advance, key)
-    return {"written": len(cases) if new else 0, "unchanged": 0 if new else len(cases), "skipped": 0}
+    return {"written": len(cases) if new else 0, "unchanged": 0 if new else len(cases), "skipped": 0, "failed": []}
 
 
 def export_cases(cohort: Cohort, job: Job, cases: Sequence[int]) -> dict[str, Any]:
@@ -151,7 +153,8 @@ def export_cases(cohort: Cohort, job: Job, cases: Sequence[int]) -> dict[str, An
     return {
         "written": sum(bool(case.files) for case in done),
         "unchanged": len(cases) - len(todo),
-        "skipped": sum(not case.files for case in done),
+        "skipped": sum(not case.files and not case.problem for case in done),
+        "failed": [case.problem for case in done if case.problem],
         "files": sum(len(known[ids[case]].files) for case in cases),
         "manifest": str(manifest),
     }
@@ -169,7 +172,7 @@ def deliver_parts(job: Job, parts: Sequence[Job], advance: Callable[[int, str], 
     done: list[Delivered] = []
     step: Callable[[int, str], None] | None = advance if len(parts) == 1 else None
     for position, cases in map_shards(partial(deliver_part, advance=step), parts):
-        record(job.out, cases)
+        record(job.out, [case for case in cases if not case.problem])
         done.extend(cases)
         if step is None:
             advance(len(parts[position].cases), "")
@@ -180,22 +183,30 @@ def deliver_part(job: Job, advance: Callable[[int, str], None] | None = None) ->
     """Export the cases of a shard; runs in a Dask worker where there are several."""
     cohort, done = opened_once(job.cohort, job.snapshot), []
     for case, name in job.cases:
-        files = delivered(job.out, name, partial(write_case, cohort, case, job))
-        done.append(Delivered(str(cohort.table["case_id"].iloc[case]), job.key, files))
+        done.append(deliver_case(cohort, job, case, name))
         if advance:
             advance(1, name)
     return done
 
 
-def write_case(cohort: Cohort, case: int, job: Job, target: Path) -> list[Path]:
-    """Make the file or folder of a case."""
+def deliver_case(cohort: Cohort, job: Job, case: int, name: str) -> Delivered:
+    """Put the file or folder of a case in place; one that cannot be exported says why, and the others go on."""
     writer, _ = WRITERS[job.format]
-    return writer(cohort, case, target, job.content)
+    problem = ""
+
+    def write(target: Path) -> list[Path]:
+        nonlocal problem
+        try:
+            return writer(cohort, case, target, job.content)
+        except CohortError as error:
+            problem = str(error)
+            return []
+
+    files = delivered(job.out, name, write)
+    return Delivered(str(cohort.table["case_id"].iloc[case]), job.key, files, problem)
 
 
 @lru_cache(maxsize=1)
 def opened_once(path: str, snapshot: str) -> Cohort:
     """The cohort, whose table is read once a process and not once a shard."""
     return Cohort.open(path, snapshot)
-
-

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from models.metrics import FrocCurve, PrecisionRecallCurve
 from storage.cohort import Cohort
+from storage.export.display import views, window
 
 LESION_COLOURS = ("#00c2ff", "#ffe14d", "#ff5ad1", "#6bff6b", "#ff8c1a", "#b08cff")
 
@@ -19,12 +20,26 @@ def contact_sheet(cohort: Cohort, columns: int = 8, rows: int = 3) -> Figure:
     figure = Figure(figsize=(1.6 * columns, 1.8 * -(-len(chosen) // columns)))
     for position, case in enumerate(chosen):
         axes = figure.add_subplot(-(-len(chosen) // columns), columns, position + 1)
-        show_image(axes, cohort.image(int(case)))
-        outline_lesions(axes, cohort.masks(int(case)))
+        image, masks = picture(cohort, int(case))
+        show_image(axes, image)
+        outline_lesions(axes, masks)
         labels = [f"{label} {float(cohort.table[label].iloc[int(case)]):g}" for label in cohort.labels]
         axes.set_title(", ".join(labels), fontsize=7)
     figure.tight_layout(pad=0.4)
     return figure
+
+
+def picture(cohort: Cohort, case: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a contact sheet shows of a case: (C, y, x) and masks (L, y, x); of a volume one view of its last channel."""
+    image, masks = cohort.image(case), cohort.masks(case)
+    if len(cohort.dims) == 2:
+        return image, masks
+    channel, volume = cohort.channels[-1], image[-1]
+    seen = views(channel, cohort.dims, masks.any(axis=0) if masks.any() else np.abs(volume))
+    view = seen[len(seen) // 2]  # of three projections the coronal one
+    low, high = window(channel, volume)
+    shown = np.clip((view.of(volume) - low) / (high - low), 0, 1)
+    return shown[None], np.stack([view.of(mask) for mask in masks]) if len(masks) else masks.any(axis=1)
 
 
 def training_curves(epochs: Sequence[Mapping[str, float]]) -> Figure:

@@ -1,5 +1,9 @@
-"""Ingestion: a source of images into a cohort, each batch a transaction, what is broken set aside."""
+"""Ingestion: a source of images into a cohort, each shard a transaction, what is broken set aside."""
 
+import hashlib
+import hmac
+import os
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -7,21 +11,27 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from storage.cohort import Cohort
-from storage.ingestion import IngestReport, ingest
+from storage.ingestion import IngestReport, Intake, begin, concluded, ingest, read_shard, record_shard
 from storage.sources import Source, open_source
 from storage.splits import Fractions
 from tasks.figures import contact_sheet
-from tasks.progress import progress
+from tasks.progress import Advance, progress
 from tasks.reporting import Section, publish_report
+from tasks.shards import ADDRESS, chain_shards
 from tasks.tracking import tracked_run
+from tasks.workspace import current_workspace, identity_key
+
+WORTH_A_CLUSTER = 4  # shards: starting processes takes as long as reading two of them
 
 
-@task(name="ingest-source", task_run_name="{source}")
-def ingest_source(source: str, cohort: str, fractions: Fractions | None, **options: Any) -> dict[str, Any]:
-    """Bring `cohort` up to date with `source`; counts of what happened and the cohort's snapshot."""
-    opened = open_source(source, **options)
-    with tracked_run("ingest", {"source": source, "cohort": cohort, "fractions": fractions, **options}) as run:
-        report = _ingest_with_progress(opened, cohort, fractions)
+@task(name="ingest-source", task_run_name="{address}")
+def ingest_source(
+    address: str, cohort: str, fractions: Fractions | None, workers: int | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Bring `cohort` up to date with the source at `address`; counts of what happened and the cohort's snapshot."""
+    opened, origin = opened_source(address, options)
+    with tracked_run("ingest", {"address": address, "cohort": cohort, "fractions": fractions, **options}) as run:
+        report = ingest_with_progress(opened, cohort, fractions, origin, workers or os.cpu_count() or 1)
         counts = {
             "added": report.added,
             "updated": report.updated,
@@ -32,14 +42,28 @@ def ingest_source(source: str, cohort: str, fractions: Fractions | None, **optio
         }
         run.log_metrics(counts)
         run.tag(snapshot=report.snapshot, cohort=cohort)
-        page = publish_report("ingest", run, f"Ingested {source}", sections(cohort, counts, report))
+        page = publish_report("ingest", run, f"Ingested {address}", sections(cohort, counts, report))
     if report.quarantined:
         rows = [{"file": r.file, "reason": r.reason} for r in report.quarantined]
-        create_table_artifact(key="quarantine", table=rows, description=f"Set aside while ingesting {source}")
+        create_table_artifact(key="quarantine", table=rows, description=f"Set aside while ingesting {address}")
     return {**counts, "snapshot": report.snapshot, "cohort": cohort, "run_id": run.run_id, "report": str(page)}
 
 
-def _ingest_with_progress(source: Source, cohort: str, fractions: Fractions | None) -> IngestReport:
+def opened_source(address: str, options: dict[str, Any]) -> tuple[Source, dict[str, Any]]:
+    """The source, and how to open it again: what a repair needs, without the secret that hashes patient ids."""
+    given = {name: value for name, value in options.items() if value is not None}
+    key, place = identity_key(), current_workspace().root / "unpacked"
+    source = open_source(address, id_key=key, unpack_into=place, **given)
+    how: dict[str, Any] = {"options": given}
+    if source.name == "dicom" and not given.get("keep_identifiers"):
+        how["pseudonyms"] = hmac.new(key, b"lesionflow key", hashlib.sha256).hexdigest()[:16]
+    return source, {address if address.startswith("sim:") else str(Path(address).resolve()): how}
+
+
+def ingest_with_progress(
+    source: Source, cohort: str, fractions: Fractions | None, origin: dict[str, Any], workers: int
+) -> IngestReport:
+    """In threads of this process, or in those of a Dask cluster where that is worth its start."""
     done = 0
     with progress("ingest", len(source.listing())) as advance:
 
@@ -48,7 +72,20 @@ def _ingest_with_progress(source: Source, cohort: str, fractions: Fractions | No
             advance(now - done, "")
             done = now
 
-        return ingest(source, cohort, fractions=fractions, on_progress=moved)
+        intake = begin(source, cohort, fractions, origin)
+        if os.environ.get(ADDRESS) or (workers > 1 and len(intake.shards()) >= WORTH_A_CLUSTER):
+            return ingest_on_cluster(intake, workers, advance)
+        return ingest(source, cohort, fractions=fractions, origin=origin, threads=workers, on_progress=moved)
+
+
+def ingest_on_cluster(intake: Intake, workers: int, advance: Advance) -> IngestReport:
+    """Shards are read in Dask's processes and recorded in the order of the listing."""
+    shards, report = intake.shards(), IngestReport(snapshot=intake.base)
+    answers = chain_shards(intake, shards, read_shard, record_shard, report, workers)
+    for places, answer in zip(shards, answers, strict=True):
+        report = answer
+        advance(len(places), "")
+    return concluded(intake, report)
 
 
 def sections(cohort: str, counts: dict[str, int], report: IngestReport) -> list[Section]:

@@ -88,8 +88,8 @@ def features_of_shard(regions: Regions, config: RadiomicsConfig, cases: list[int
         known = cohort.table.loc[case].to_dict()
         identity = {"case_id": known["case_id"], "patient_id": known["patient_id"], "split": known["split"]}
         labels = {label: known[label] for label in cohort.labels}
-        spacing = (float(known["spacing_y_mm"]), float(known["spacing_x_mm"]))
-        for row in features_of_case(cohort.image(case), masks, spacing, config):
+        y, x = cohort.spacing(case)[-2:]
+        for row in features_of_case(cohort.image(case), masks, (y, x), config):
             rows.append({**identity, **labels, **row})
     return pd.DataFrame(rows)
 

@@ -2,12 +2,13 @@
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 from dask.config import set as dask_settings
-from distributed import Client, as_completed
+from distributed import Client, Future, as_completed
 
 ADDRESS = "LESIONFLOW_DASK_ADDRESS"
 Item = TypeVar("Item")
@@ -35,11 +36,36 @@ def map_shards(function: Callable[[Any], Any], shards: Sequence[Any]) -> Iterato
             yield futures[future], answer
 
 
-def cluster_client(shards: int) -> Client:
-    """A client of the cluster that the environment names, or of a local one with a process a core."""
+def chain_shards(
+    common: Any,
+    shards: Sequence[Any],
+    read: Callable[[Any, Any], Any],
+    record: Callable[[Any, Any, Any], Any],
+    first: Any,
+    workers: int,
+) -> Iterator[Any]:
+    """Fold `record(common, read(common, shard), answer)` over `shards` from `first` on; each answer as it is there.
+
+    Shards are read side by side and recorded one after another, in order, each where it was read: what was read never
+    travels. At most two shards a worker are on their way, which bounds memory.
+    """
+    with dask_settings({"distributed.worker.daemon": False}), cluster_client(len(shards), workers) as client:
+        shared = client.scatter(common, broadcast=True, hash=False)
+        answer, pending = first, deque[Future]()
+        for shard in shards:
+            answer = client.submit(record, shared, client.submit(read, shared, shard, pure=False), answer, pure=False)
+            pending.append(answer)
+            if len(pending) > 2 * max(workers, len(client.ncores())):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def cluster_client(shards: int, most: int | None = None) -> Client:
+    """A client of the cluster that the environment names, or of a local one with at most a process a core."""
     if address := os.environ.get(ADDRESS):
         return Client(address)
-    workers = min(os.cpu_count() or 1, shards)
+    workers = min(most or os.cpu_count() or 1, shards)
     return Client(
         n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.ERROR
     )

@@ -1,10 +1,12 @@
 """The workspace: one folder for all that Prefect, MLflow and the steps keep (`--workspace`, default `.lesionflow/`)."""
 
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "LESIONFLOW_WORKSPACE"
+ID_KEY = "LESIONFLOW_ID_KEY"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,22 @@ def current_workspace() -> Workspace:
     root = Path(os.environ.get(VARIABLE, ".lesionflow")).resolve()
     root.mkdir(parents=True, exist_ok=True)
     return Workspace(root)
+
+
+def identity_key() -> bytes:
+    """The secret with which patient ids are hashed: LESIONFLOW_ID_KEY, or `identity.key`, drawn once a workspace.
+
+    Who has it can tell which hash a known patient has, so it is never written into a cohort.
+    """
+    if given := os.environ.get(ID_KEY):
+        return given.encode()
+    file = current_workspace().root / "identity.key"
+    try:
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secrets.token_hex(32))
+    except FileExistsError:
+        pass
+    return file.read_bytes()
 
 
 def enter_workspace(root: Path) -> Workspace:

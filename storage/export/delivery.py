@@ -28,11 +28,15 @@ RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  #
 
 @dataclass(frozen=True)
 class Delivered:
-    """A case of an export: `key` tells from what it was made, `files` are relative to the folder; none: skipped."""
+    """A case of an export: `key` tells from what it was made, `files` are relative to the folder.
+
+    Without files it has nothing to export, or `problem` says why it could not be.
+    """
 
     case_id: str
     key: str
     files: tuple[str, ...]
+    problem: str = ""
 
 
 def safe_names(texts: Sequence[str]) -> list[str]:
@@ -80,8 +84,10 @@ def export_folder(out: Path, purpose: Mapping[str, str]) -> Iterator[dict[str, D
             _lock(lock, out)
             shutil.rmtree(out / PARTIAL, ignore_errors=True)
             (out / PARTIAL).mkdir()
-            yield _resumed(out, purpose)
-            shutil.rmtree(out / PARTIAL, ignore_errors=True)
+            try:
+                yield _resumed(out, purpose)
+            finally:
+                shutil.rmtree(out / PARTIAL, ignore_errors=True)
 
 
 def _foreign(out: Path) -> Iterator[Path]:
@@ -141,15 +147,21 @@ def delivered(out: Path, name: str, write: Callable[[Path], Sequence[Path]]) -> 
         raise CohortError(f"'{name}' would lie outside {out}")
     with writing(out):
         paths = [path.relative_to(partial.parent).as_posix() for path in write(partial)]
-        if final.is_dir():  # only an empty folder can be replaced by one
-            final.rename(out / PARTIAL / f"{name}.old")
+        aside = out / PARTIAL / f"{name}.old"
+        if final.exists() and (final.is_dir() or not paths):  # a folder can only replace an empty one
+            final.rename(aside)
         if paths:
             partial.rename(final)
-        else:
-            final.unlink(missing_ok=True)
-        for left in (partial, out / PARTIAL / f"{name}.old"):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in (partial, aside):
+            _remove(left)
     return tuple(paths)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_done(out: Path, known: Delivered | None, key: str) -> bool:

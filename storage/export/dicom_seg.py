@@ -5,6 +5,7 @@ may have it, nobody else. Maps are not written: a FRACTIONAL segment means a pro
 saliency is neither.
 """
 
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import generate_uid
 
 from storage.cohort import Cohort
+from storage.engine import first_line
 from storage.errors import CohortError
 from storage.export.content import Content, masks_of
 from storage.geometry import Grid
@@ -38,11 +41,25 @@ def write_dicom_seg(cohort: Cohort, case: int, file: Path, content: Content) -> 
     if case not in content.series:
         raise CohortError(f"case '{name}' has no series in the DICOM folder; name the folder it was ingested from")
     geometry = cohort.geometry(case)
-    images = _in_order([dcmread(one) for one in content.series[case]], geometry.source, name)
+    images = _in_order(_read(content.series[case], name), geometry.source, name)
     frames = np.stack([geometry.mask_to_source(mask) for mask in masks.values()], axis=-1)
     identity = (cohort.table["sha256"].iloc[case], cohort.table["mask_digest"].iloc[case], *content.lesions.values())
-    segmentation(images, frames, [content.lesions[lesion] for lesion in masks], identity).save_as(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # highdicom prints names of patients that it finds oddly written
+            made = segmentation(images, frames, [content.lesions[lesion] for lesion in masks], identity)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of attributes that a series should have
+        raise CohortError(f"a DICOM SEG of case '{name}' cannot be made: {first_line(error)}") from error
+    made.save_as(file)
     return [file]
+
+
+def _read(files: Sequence[Path], name: str) -> list[Dataset]:
+    """The headers of a series."""
+    try:
+        return [dcmread(file, stop_before_pixels=True, force=True) for file in files]
+    except (OSError, InvalidDicomError) as error:
+        raise CohortError(f"the series of case '{name}' cannot be read: {first_line(error)}") from error
 
 
 def segmentation(images: Sequence[Dataset], frames: np.ndarray, lesions: Sequence[str], identity: Sequence[str]) -> Any:

@@ -61,7 +61,7 @@ def views(channel: str, dims: Sequence[str], evidence: np.ndarray) -> list[View]
     if len(dims) == 2:
         return [View("")]
     if is_projected(channel):
-        return [View(f"maximum, {name}", axis) for axis, name in enumerate(("axial", "coronal", "sagittal"))]
+        return [View(name, axis) for axis, name in enumerate(("axial", "coronal", "sagittal"))]
     weight = evidence.reshape(len(evidence), -1).sum(axis=1, dtype=np.float64)
     place = int(weight.argmax()) if weight.any() else len(evidence) // 2
     return [View(f"slice {place + 1} of {len(evidence)}", 0, place)]

@@ -1,7 +1,7 @@
 """NIfTI: a folder a case with `image.nii.gz`, `mask_<lesion>.nii.gz` and `map_<name>.nii.gz`.
 
 The header's affine is the cohort's own: index (x, y, z) to (right, anterior, superior) in mm, written as qform and sform
-with code 1 (scanner). A picture is one slice. Where nothing is known of the patient, as for a photograph, x runs to the
+with code 1 (scanner); sheared axes as sform alone. A picture is one slice. Where nothing is known of the patient, as for a photograph, x runs to the
 left and y to the back at the known spacing, or 1 mm, with code 2 (aligned): viewers then show it as it was taken.
 """
 
@@ -59,10 +59,16 @@ def save_nifti(file: Path, values: np.ndarray, grid: Grid) -> Path:
     image = nibabel.Nifti1Image(array, affine, dtype=stored)
     code = ALIGNED if grid.affine is None else SCANNER
     image.set_sform(affine, code)
-    image.set_qform(affine, code)
+    image.set_qform(affine, 0 if _is_sheared(affine) else code)
     image.header.set_xyzt_units("mm")
     nibabel.save(image, file)
     return file
+
+
+def _is_sheared(affine: np.ndarray) -> bool:
+    """Whether the axes are not at right angles, as of a tilted gantry; a qform cannot say so."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > 1e-4)
 
 
 def placed(grid: Grid) -> np.ndarray:

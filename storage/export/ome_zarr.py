@@ -96,7 +96,9 @@ def _write_image(
         array[...] = pixels
         if level + 1 < levels:
             pixels = (halve or _mean_of_four)(pixels)
-    datasets = [{"path": str(level), "coordinateTransformations": _placed(grid, axes, level)} for level in range(levels)]
+    datasets = [
+        {"path": str(level), "coordinateTransformations": _placed(grid, axes, level)} for level in range(levels)
+    ]
     described = {"name": name, "axes": [_axis(axis, grid) for axis in axes], "datasets": datasets}
     group.attrs["ome"] = {"version": VERSION, "multiscales": [described], **more}
 

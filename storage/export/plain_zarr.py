@@ -117,9 +117,7 @@ def _texts(values: Any) -> np.ndarray:
     return np.array([str(value) for value in values], dtype=object)
 
 
-def _write_stacked(
-    root: zarr.Group, cohort: Cohort, cases: Sequence[int], content: Content, advance: Advance
-) -> None:
+def _write_stacked(root: zarr.Group, cohort: Cohort, cases: Sequence[int], content: Content, advance: Advance) -> None:
     shape = tuple(cohort.grid or ())
     image = _rows(root, "image", len(cases), (len(cohort.channels), *shape), cohort.dtype, ("channel", *cohort.dims))
     _write_column(root, "channel", _texts(cohort.channels), "channel")

@@ -17,10 +17,9 @@ from storage.export import display
 from storage.export.content import Content, maps_of, masks_of
 from storage.export.display import View
 
-PICTURE_SIDE, VIEW_SIDE = 640, 360  # pixels of the longer side of a panel
+PICTURE_SIDE, VIEW_SIDE = 800, 400  # pixels of the longer side of a panel
 GAP, LINE, TEXT = 6, 22, 14
 INK, FAINT, PAPER = (235, 235, 235), (150, 150, 150), (18, 18, 18)
-GREY = ("grey", "gray")
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,7 @@ def _outlines(layers: Layers, view: View, channel: int | None, name: str) -> np.
     return _outlined(layers, view, _picture(layers, view, channel, name))
 
 
-def _heat(
-    layers: Layers, view: View, channel: int | None, name: str, saliency: np.ndarray, scale: float
-) -> np.ndarray:
+def _heat(layers: Layers, view: View, channel: int | None, name: str, saliency: np.ndarray, scale: float) -> np.ndarray:
     shown = display.resized(view.of(saliency).astype(np.float32), _size(layers, view), smooth=False)
     return _outlined(layers, view, display.heated(_picture(layers, view, channel, name), shown, scale))
 
@@ -120,7 +117,8 @@ def _legend(cohort: Cohort, case: int, content: Content, layers: Layers) -> np.n
     """Lines of text: the case and its labels, lesion classes by colour, heat by value, what the panels show."""
     lines = [[(_readable(line), INK)] for line in _case_lines(cohort, case)]
     if layers.masks:
-        lines.append([(f"— {content.lesions[name]}", _colour(place)) for place, name in enumerate(layers.masks)])
+        names = [(_readable(content.lesions[name]), _colour(place)) for place, name in enumerate(layers.masks)]
+        lines.append([("outlined:", FAINT), *names])
     else:
         lines.append([("no masks", FAINT)])
     lines += [[(_shown_channel(cohort, layers, channel), FAINT)] for channel in _shown_channels(cohort, layers)]
@@ -140,8 +138,10 @@ def _shown_channel(cohort: Cohort, layers: Layers, channel: int | None) -> str:
         return "colours as they are"
     name = cohort.channels[channel]
     low, high = display.window(name, layers.image[channel])
-    titles = ", ".join(view.title for view in display.views(name, cohort.dims, _evidence(layers)) if view.title)
-    return f"{name} {low:g} to {high:g}" + (f"; {titles}" if titles else "")
+    planes = display.views(name, cohort.dims, _evidence(layers))
+    kind = "maximum projections: " if len(planes) > 1 else ""
+    titles = ", ".join(view.title for view in planes)
+    return f"{name} from {low:g} (black) to {high:g} (white)" + (f"; {kind}{titles}" if titles else "")
 
 
 def _readable(text: str) -> str:
@@ -165,8 +165,9 @@ def _text_lines(lines: Sequence[Sequence[tuple[str, tuple[int, int, int]]]]) -> 
 def _heat_bar(name: str, scale: float) -> np.ndarray:
     """The colours of a map set from 0 to its scale."""
     bar = np.repeat(display.heat_colours(np.linspace(0, 1, 160))[None], TEXT, axis=0)
+    framed = np.pad(bar, ((GAP, 0), (GAP, 0), (0, 0)), constant_values=PAPER[0])
     words = _text_lines([[(f"map {name}: 0 to {scale:.4g}, one scale for all cases", INK)]])
-    return _beside([bar, words])
+    return _beside([framed, words])
 
 
 def _beside(panels: Sequence[np.ndarray]) -> np.ndarray:

@@ -61,6 +61,8 @@ def _of_dead_worker(text: str) -> str | None:
             "a loading worker ran out of shared memory (/dev/shm): raise its size (docker run --shm-size=8g), "
             "or lower the batch size or the number of workers"
         )
+    if "exit code" in text:
+        return f"{text.partition('. ')[0]}; with 0 workers the error shows itself"
     if "signal: Killed" in text or "exited unexpectedly" in text:
         return (
             "a loading worker was killed, as the system does when memory runs out: "

@@ -1,15 +1,20 @@
-"""Where cases come from: folders of photographs and simulators, behind one protocol.
+"""Where cases come from: folders of photographs, volumes and DICOM series, published data sets, simulators.
 
-`open_source` picks the source that an address names; `storage.ingestion` reads any of them into a cohort.
+All stand behind one protocol, `Source`. `open_source` picks the one that an address or a name means;
+`storage.ingestion` reads any of them into a cohort.
 """
 
+import inspect
 from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
+from storage.sources.archives import is_archive, unpacked
 
-__all__ = ["Source", "open_source"]
+__all__ = ["NAMES", "Source", "open_source"]
 
 
 class Source(Protocol):
@@ -53,21 +58,75 @@ class Source(Protocol):
         """Decode a case; a broken one comes back as `Rejected`, never as an exception."""
 
 
-def open_source(address: str, **options: Any) -> Source:
-    """The source at `address`: `sim:fundus?cases=200&size=128&seed=0`, or a folder of photographs.
+_OPENERS = {
+    "photographs": "photographs.open_photographs",
+    "dicom": "dicom.open_dicom",
+    "nifti": "volume_files.open_nifti",
+    "nrrd": "volume_files.open_nrrd",
+    "mha": "volume_files.open_mha",
+    "medmnist": "medmnist.open_medmnist",
+    "idrid": "datasets.open_idrid",
+    "aptos": "datasets.open_aptos",
+    "eyepacs": "datasets.open_eyepacs",
+    "isic": "datasets.open_isic",
+    "hecktor": "datasets.open_hecktor",
+    "autopet": "datasets.open_autopet",
+}
+NAMES = tuple(_OPENERS)
 
-    `options` are those of `storage.sources.photographs.open_photographs`; None stands for its default.
+
+def open_source(
+    address: str,
+    source: str | None = None,
+    *,
+    id_key: bytes | None = None,
+    unpack_into: Path | None = None,
+    **options: Any,
+) -> Source:
+    """The source at `address`: a folder, archive or file of one of `NAMES`, or `sim:fundus?cases=200&size=128&seed=0`.
+
+    Without a name in `source` it is told from what lies there. `options` are those of the source's own `open_…`
+    function; None stands for its default. `id_key` hashes patient ids where the source does so; archives are unpacked
+    into `unpack_into`, by default beside themselves. SourceError for an option that the source does not take.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if not str(address).startswith("sim:"):
-        from storage.sources.photographs import open_photographs
+    if str(address).startswith("sim:"):
+        return _simulated(str(address), given | ({"source": source} if source else {}))
+    place = _on_disk(Path(address), unpack_into)
+    name = source or _detected(place)
+    if name not in _OPENERS:
+        raise SourceError(f"there is no source '{name}'; there is: {', '.join(NAMES)}")
+    module, _, function = _OPENERS[name].rpartition(".")
+    opener = getattr(import_module(f"storage.sources.{module}"), function)
+    known = inspect.signature(opener).parameters
+    if unknown := sorted(set(given) - set(known)):
+        raise SourceError(f"a source of {name} takes no '{unknown[0].replace('_', '-')}'; leave it out")
+    secret = {"id_key": id_key} if "id_key" in known else {}
+    opened: Source = opener(str(place), **given, **secret)
+    return opened
 
-        return open_photographs(address, **given)
+
+def _on_disk(path: Path, unpack_into: Path | None) -> Path:
+    """`path`, or the folder that it was unpacked into."""
+    if not path.exists():
+        raise SourceError(f"there is nothing at {path}")
+    if not is_archive(path):
+        return path
+    return unpacked(path, unpack_into or path.with_name(f"{path.name}.unpacked"))
+
+
+def _detected(place: Path) -> str:
+    from storage.sources.detection import detect
+
+    return detect(str(place))
+
+
+def _simulated(address: str, given: dict[str, Any]) -> Source:
     if given:
         raise SourceError(
             f"{address} takes no {min(given)}; a simulator has its options in the address: sim:fundus?size=128"
         )
     from storage.sources.simulated_fundus import SimulatedFundus
 
-    source: Source = SimulatedFundus.from_address(str(address))
+    source: Source = SimulatedFundus.from_address(address)
     return source

@@ -56,7 +56,7 @@ def _same_grid(one: Voxels, other: Voxels) -> bool:
 
 
 def _resampled(values: np.ndarray, moving: Voxels, fixed: Voxels, order: int) -> np.ndarray:
-    """`values` (z, y, x) of `moving` at the voxels of `fixed`; up to half a voxel outside they go on, beyond they are 0."""
+    """`values` (z, y, x) of `moving` at the voxels of `fixed`; half a voxel outside they go on, beyond they are 0."""
     matrix = (np.linalg.inv(moving.affine) @ fixed.affine)[:3]
     swapped = matrix[::-1, [2, 1, 0, 3]]  # affines speak of (x, y, z), arrays of (z, y, x)
     return np.asarray(

@@ -32,7 +32,7 @@ def is_own_file(path: Path, folder: Path) -> bool:
 
 
 def label_rows(path: str | Path | None, columns: LabelColumns, names: Sequence[str]) -> dict[str, Row]:
-    """What the CSV at `path` says of each of `names`; SourceError where a column is named and no file, or the reverse."""
+    """What the CSV at `path` says of each of `names`; SourceError for a column named without a file, or the reverse."""
     named = [*columns.label.values(), *filter(None, (columns.patient, columns.split))]
     if path is None:
         if named:
@@ -48,7 +48,9 @@ def with_rows(keys: Iterable[Key], rows: Mapping[str, Row], labels: Sequence[str
     unlabelled = Row(dict.fromkeys(labels, np.nan))
     pairs = [(key, rows.get(key.case_id, unlabelled)) for key in keys]
     patients = [row.patient_id or key.patient_id for key, row in pairs]
-    split_of = one_split_each((patient, row.split) for patient, (_, row) in zip(patients, pairs, strict=True) if row.split)
+    split_of = one_split_each(
+        (patient, row.split) for patient, (_, row) in zip(patients, pairs, strict=True) if row.split
+    )
     return tuple(
         replace(
             key,

@@ -54,7 +54,7 @@ def read_metaimage(encoded: bytes, beside: Beside) -> Voxels:
     needed = checked_shape([*sizes, channels], dtype.itemsize)
     content, offset = (encoded, end) if name is None else (beside(name), _header_size(fields))
     if fields.get("compresseddata", "False").lower() == "true":
-        content, offset = inflated(memoryview(content)[offset:].tobytes(), needed), 0
+        content, offset = bytes(inflated(memoryview(content)[offset:].tobytes(), needed)), 0
     raw = np.frombuffer(cut(content, offset, needed), dtype).reshape([1] * (3 - len(sizes)) + [*sizes[::-1], channels])
     image = np.ascontiguousarray(np.moveaxis(raw, -1, 0))
     return Voxels(cast(image, stored_dtype(dtype)), _affine(fields, len(sizes)))
@@ -103,7 +103,11 @@ def _dtype(fields: dict[str, str]) -> np.dtype:
 
 
 def _channels(fields: dict[str, str]) -> int:
-    channels = int(_numbers({"n": "1"} | fields, "elementnumberofchannels" if "elementnumberofchannels" in fields else "n", 1, int)[0])
+    channels = int(
+        _numbers(
+            {"n": "1"} | fields, "elementnumberofchannels" if "elementnumberofchannels" in fields else "n", 1, int
+        )[0]
+    )
     if not 1 <= channels <= MOST_CHANNELS:
         raise UnreadableError(f"declares {channels} channels; 1 to {MOST_CHANNELS} are expected")
     return channels

@@ -79,13 +79,15 @@ def _sizes(header: Any) -> list[int]:
     sizes = [int(size) for size in header["dim"][1 : 1 + count]] + [1] * (3 - count)
     sizes = sizes[:3] + [size for size in sizes[3:] if size != 1]
     if len(sizes) > 4 or (len(sizes) == 4 and not 1 <= sizes[3] <= MOST_CHANNELS):
-        raise UnreadableError(f"has {' × '.join(map(str, sizes))} voxels; x, y, z and up to {MOST_CHANNELS} channels are expected")
+        raise UnreadableError(
+            f"has {' × '.join(map(str, sizes))} voxels; x, y, z and up to {MOST_CHANNELS} channels are expected"
+        )
     return sizes
 
 
 def _dtype(header: Any) -> np.dtype:
     try:
-        dtype = np.dtype(header.get_data_dtype())
+        dtype: np.dtype = np.dtype(header.get_data_dtype())
     except Exception as error:  # HeaderDataError, KeyError: a code that no NIfTI has
         raise UnreadableError(f"declares an unknown type of voxels ({int(header['datatype'])})") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:

@@ -140,7 +140,9 @@ def _channel_axis(fields: dict[str, str], axes: int) -> int | None:
     if (directions and len(directions) != axes) or (not directions and kinds and len(kinds) != axes):
         raise UnreadableError("has a damaged header: space directions or kinds are not one for each axis")
     if len(apart) > 1 or axes - len(apart) not in (2, 3):
-        raise UnreadableError(f"has {axes - len(apart)} axes of space; 2 or 3, and at most one of channels, are expected")
+        raise UnreadableError(
+            f"has {axes - len(apart)} axes of space; 2 or 3, and at most one of channels, are expected"
+        )
     if apart and not 1 <= _sizes(fields)[apart[0]] <= MOST_CHANNELS:
         raise UnreadableError(f"declares {_sizes(fields)[apart[0]]} channels; 1 to {MOST_CHANNELS} are expected")
     return apart[0] if apart else None
@@ -166,7 +168,9 @@ def _affine(fields: dict[str, str], axes: int, channel: int | None) -> np.ndarra
     origin = _vector(fields["spaceorigin"]) if "spaceorigin" in fields else []
     if not vectors:
         lengths = _spacings(fields, axes, channel)
-        vectors = [[float(mm) if row == column else 0.0 for row in range(len(lengths))] for column, mm in enumerate(lengths)]
+        vectors = [
+            [float(mm) if row == column else 0.0 for row in range(len(lengths))] for column, mm in enumerate(lengths)
+        ]
     if any(len(vector) != len(vectors) for vector in vectors) or len(origin) not in (0, len(vectors)):
         raise UnreadableError("has a damaged header: space directions and space origin differ in their dimension")
     affine[: len(vectors), : len(vectors)] = np.array(vectors).T

@@ -33,7 +33,7 @@ def decode_photograph(encoded: bytes, enough: int) -> tuple[np.ndarray, int, tup
     A JPEG whose sides stay at least `enough` pixels is decoded at a half, a quarter or an eighth: 4288 × 2848 pixels in
     34 ms or 10 ms instead of 107. Pixel i then covers source pixels i·k to (i + 1)·k, so that masks stay aligned.
     """
-    with _image_errors(), Image.open(io.BytesIO(encoded)) as image:
+    with _image_errors(), _checked(encoded) as image:
         pages = getattr(image, "n_frames", 1)
         if pages > 1 and image.format != "MPO":  # MPO: a JPEG with a preview behind it
             raise UnreadableError(f"holds {pages} pages, one photograph is expected")
@@ -62,7 +62,7 @@ def in_channels(pixels: np.ndarray, kind: str) -> np.ndarray:
 
 def decode_mask(path: Path) -> np.ndarray:
     """A mask (H, W) bool, upright: lesion wherever the file is not black."""
-    with _image_errors(f"mask {path.name} "), Image.open(path) as image:
+    with _image_errors(f"mask {path.name} "), _checked(path.read_bytes()) as image:
         if image.mode == "1":
             bits = np.asarray(ImageOps.exif_transpose(image))
             return np.asarray(bits.view(np.uint8) > 0)  # Pillow's True is the byte 255
@@ -70,6 +70,16 @@ def decode_mask(path: Path) -> np.ndarray:
         pixels = _pixels(ImageOps.exif_transpose(image))
     lit = pixels if pixels.ndim == 2 else pixels.max(axis=2)
     return np.asarray(lit > (127 if lossy else 0))  # a JPEG has specks around every edge
+
+
+def _checked(encoded: bytes) -> Image.Image:
+    """The image, once the checksums of its format agree: Pillow decodes a PNG with a flipped bit to other pixels.
+
+    10 ms of the 420 that a PNG of 4288 × 2848 pixels takes; other formats have none.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.verify()
+    return Image.open(io.BytesIO(encoded))
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

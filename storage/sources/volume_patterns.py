@@ -47,7 +47,7 @@ def cases_by_name(files: Sequence[str]) -> dict[str, str]:
 def masks_of(
     files: Sequence[str], cases: Sequence[str], pattern: str, lesions: Sequence[str] | None
 ) -> dict[str, dict[str, str]]:
-    """For each case its mask files by lesion; where `pattern` has no {lesion}, one file under a name without meaning."""
+    """For each case its mask files by lesion; without {lesion} in `pattern` one file, under a name without meaning."""
     wanted = lesions if LESION in pattern else None
     if pattern.count(CASE) == 1:
         return assign_masks(files, cases, pattern.replace(CASE, STEM), wanted)

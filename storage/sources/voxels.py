@@ -56,7 +56,9 @@ def cast(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
         changed = image.astype(dtype)
     if dtype.kind in "iu" and not np.array_equal(changed, image):
         low, high = image.min(), image.max()
-        raise UnreadableError(f"has voxels ({image.dtype}, {low:g} to {high:g}) that do not fit into the {dtype} of the data set")
+        raise UnreadableError(
+            f"has voxels ({image.dtype}, {low:g} to {high:g}) that do not fit into the {dtype} of the data set"
+        )
     if dtype.kind == "f":
         _check_finite(changed)
     return changed
@@ -73,7 +75,9 @@ def checked_shape(sizes: Sequence[int], itemsize: int) -> int:
         raise UnreadableError(f"declares {_times(sizes)} voxels; each axis needs at least one")
     needed = prod(map(int, sizes)) * itemsize
     if needed > MOST_BYTES:
-        raise UnreadableError(f"declares {_times(sizes)} voxels, {needed / 2**30:.0f} GiB; the most is {MOST_BYTES >> 30}")
+        raise UnreadableError(
+            f"declares {_times(sizes)} voxels, {needed / 2**30:.0f} GiB; the most is {MOST_BYTES >> 30}"
+        )
     return needed
 
 

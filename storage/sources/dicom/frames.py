@@ -30,7 +30,7 @@ class Frame:
     @property
     def normal(self) -> np.ndarray:
         """The direction in which slices follow each other, unit length."""
-        return np.cross(self.directions[0], self.directions[1])
+        return np.asarray(np.cross(self.directions[0], self.directions[1]))
 
 
 def frames_of(header: Dataset) -> list[Frame]:
@@ -67,7 +67,7 @@ def _instance_number(header: Dataset) -> int | None:
 def macro(header: Dataset, index: int, sequence: str) -> Dataset:
     """Where an attribute of frame `index` stands: its functional group, the shared one, or the header itself."""
     per_frame = items(header, "PerFrameFunctionalGroupsSequence")
-    groups = [*per_frame[index : index + 1], *items(header, "SharedFunctionalGroupsSequence")[:1]]
+    groups = (*per_frame[index : index + 1], *items(header, "SharedFunctionalGroupsSequence")[:1])
     return next((found[0] for group in groups if (found := items(group, sequence))), header)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
 from storage.sources.dicom.files import UnusableError, missing, number
@@ -43,7 +44,7 @@ def _check_declared(dataset: Dataset, where: str) -> None:
     if not syntax.is_compressed:
         if len(dataset.PixelData) * 8 < frame_bits * frames:
             raise UnusableError(
-                f"{where} is cut off: {len(dataset.PixelData):,} bytes of pixels where {frame_bits * frames // 8:,} belong"
+                f"{where} is cut off: {len(dataset.PixelData):,} bytes of pixels, not {frame_bits * frames // 8:,}"
             )
         return
     _check_decoder(syntax, where)
@@ -87,7 +88,9 @@ def hounsfield(stored: Sequence[np.ndarray], frames: Sequence[Frame]) -> np.ndar
     """(z, y, x) in HU: int16, or float32 where it does not fit."""
     for frame in frames:
         if frame.slope is None or frame.intercept is None:
-            raise UnusableError(f"{missing('RescaleSlope' if frame.slope is None else 'RescaleIntercept')} in {frame.name}")
+            raise UnusableError(
+                f"{missing('RescaleSlope' if frame.slope is None else 'RescaleIntercept')} in {frame.name}"
+            )
         if frame.unit not in HOUNSFIELD:
             raise UnusableError(f"the values of {frame.name} are in '{frame.unit}', not in Hounsfield units")
     values = rescaled(stored, frames)

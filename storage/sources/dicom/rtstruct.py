@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 from pydicom import Dataset
 
-from storage.sources.dicom.files import UnusableError, items, number, numbers, text
+from storage.sources.dicom.files import UnusableError, coordinates, items, number, text
 from storage.sources.dicom.stack import Stack
 
 CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
@@ -23,7 +23,9 @@ def contour_masks(structures: Dataset, stack: Stack, lesions: Collection[str]) -
     """
     masks: dict[str, np.ndarray] = {}
     for name, region in _regions(structures, lesions):
-        contours = [_indices(contour, stack, name) for contour in items(region, "ContourSequence") if _is_closed(contour)]
+        contours = [
+            _indices(contour, stack, name) for contour in items(region, "ContourSequence") if _is_closed(contour)
+        ]
         if contours:
             mask = _filled(_planes(contours), stack, name)
             masks[name] = masks[name] | mask if name in masks else mask
@@ -32,7 +34,9 @@ def contour_masks(structures: Dataset, stack: Stack, lesions: Collection[str]) -
 
 def region_names(structures: Dataset) -> dict[int, str]:
     """The name of each region by its number; unnamed ones are named by it."""
-    found = [(number(item, "ROINumber"), text(item, "ROIName")) for item in items(structures, "StructureSetROISequence")]
+    found = [
+        (number(item, "ROINumber"), text(item, "ROIName")) for item in items(structures, "StructureSetROISequence")
+    ]
     return {int(roi): name or f"region {roi:.0f}" for roi, name in found if roi is not None}
 
 
@@ -52,7 +56,7 @@ def inside(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray
         row = np.arange(len(edge)) - np.repeat(np.cumsum(last - first) - (last - first), last - first) + first[edge]
         at = x0[edge] + (row - y0[edge]) * (x1[edge] - x0[edge]) / (y1[edge] - y0[edge])
         np.add.at(crossings, (row, np.clip(np.ceil(at), 0, shape[1]).astype(int)), 1)
-    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+    return np.asarray(np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1)
 
 
 def _regions(structures: Dataset, lesions: Collection[str]) -> Iterator[tuple[str, Dataset]]:
@@ -69,13 +73,15 @@ def _is_closed(contour: Dataset) -> bool:
 
 def _indices(contour: Dataset, stack: Stack, name: str) -> np.ndarray:
     """Corners (n, 3): x, y in voxels, height in mm along the normal."""
-    flat = np.array(numbers(contour, "ContourData"))
+    flat = coordinates(contour, "ContourData")
     if len(flat) < 3 or len(flat) % 3:
         raise UnusableError(f"a contour of '{name}' has {len(flat)} coordinates: damaged")
     corners = flat.reshape(-1, 3)
     heights = corners @ stack.normal
     if np.ptp(heights) > HALF * stack.step_mm:
-        raise UnusableError(f"a contour of '{name}' spans {np.ptp(heights):.1f} mm across slices: drawn in another plane")
+        raise UnusableError(
+            f"a contour of '{name}' spans {np.ptp(heights):.1f} mm across slices: drawn in another plane"
+        )
     inverse = np.linalg.inv(stack.affine)
     places = corners @ inverse[:3, :3].T + inverse[:3, 3]
     return np.column_stack([places[:, :2], np.full(len(corners), np.median(heights))])

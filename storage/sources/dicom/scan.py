@@ -3,14 +3,16 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pydicom import Dataset
 
-from storage.sources.dicom.files import UnusableError, is_own_file, items, looks_like_dicom, number, read_header, text
+from storage.sources.dicom.files import UnusableError, items, looks_like_dicom, missing, number, read_header, tag, text
 from storage.sources.dicom.rtstruct import region_names
 from storage.sources.dicom.segmentation import segment_names
+from storage.sources.listing import is_own_file
 
 TAGS = (
     *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "Modality", "PatientID"),
@@ -21,8 +23,28 @@ TAGS = (
 SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR
 SECONDARY = "1.2.840.10008.5.1.4.1.1.7"  # screenshots, dose reports
-NO_SERIES = frozenset({"RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "PR", "SR", "KO", "REG", "SM", "ECG", "OT", "DOC", "AU"})
+NO_SERIES = frozenset(
+    {"RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "PR", "SR", "KO", "REG", "SM", "ECG", "OT", "DOC", "AU"}
+)
 MASKS = frozenset({"RTSTRUCT", "SEG"})
+
+
+ALIKE = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "Modality", "StudyDate", "FrameOfReferenceUID")
+
+
+class _Member(NamedTuple):
+    """A file of a series, relative to the source, and its elements by their keywords."""
+
+    file: str
+    SOPInstanceUID: str
+    SeriesInstanceUID: str
+    SeriesNumber: str
+    StudyInstanceUID: str
+    StudyDate: str
+    Modality: str
+    PatientID: str
+    IssuerOfPatientID: str
+    FrameOfReferenceUID: str
 
 
 @dataclass(frozen=True)
@@ -62,26 +84,30 @@ class Found:
 
     series: tuple[ImageSeries, ...]
     masks: tuple[MaskFile, ...]
-    damaged: Mapping[str, str]
+    damaged: dict[Path, str]
 
 
 def scan(folder: Path) -> Found:
     """The series and masks in and below `folder`, sorted; files that are no DICOM are passed over."""
-    members: dict[str, list[tuple[str, Dataset]]] = defaultdict(list)
-    masks, damaged = list[MaskFile](), dict[str, str]()
+    members: dict[str, list[_Member]] = defaultdict(list)
+    masks, damaged = list[MaskFile](), dict[Path, str]()
     for file in _files(folder):
+        path = folder / file
         try:
-            header = read_header(folder / file, TAGS)
+            header = read_header(path, TAGS)
             if text(header, "Modality") in MASKS:
-                masks.append(_mask(folder / file, header))
+                masks.append(_mask(path, header))
             elif _is_image(header):
-                members[text(header, "SeriesInstanceUID")].append((file, header))
+                member = _Member(file, *(text(header, keyword) for keyword in _Member._fields[1:]))
+                members[member.SeriesInstanceUID].append(member)
         except UnusableError as error:
-            damaged[file] = str(error)
+            damaged[path] = str(error)
         except OSError as error:
-            damaged[file] = f"cannot be read: {error.strerror}"
-    series = sorted((_series(uid, of_series) for uid, of_series in members.items()), key=lambda one: (one.folder, one.uid))
-    return Found(tuple(_beside_damage(series, damaged)), tuple(masks), damaged)
+            damaged[path] = f"cannot be read: {error.strerror}"
+        except Exception as error:  # pydicom raises whatever the damaged bytes lead to
+            damaged[path] = f"its DICOM header is damaged ({type(error).__name__})"
+    series = sorted((_series(of_series) for of_series in members.values()), key=lambda one: (one.folder, one.uid))
+    return Found(tuple(_beside_damage(series, folder, damaged)), tuple(masks), damaged)
 
 
 def drawn_on(mask: MaskFile, series: ImageSeries, known: Iterable[str]) -> bool:
@@ -117,7 +143,7 @@ def _is_image(header: Dataset) -> bool:
         return False
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality"):
         if not text(header, keyword):
-            raise UnusableError(f"its header is cut off or damaged: it has no {keyword}")
+            raise UnusableError(f"its header is cut off or damaged: {missing(keyword)}")
     if text(header, "Modality") in NO_SERIES or number(header, "Rows") is None:
         return False
     is_placed = "ImageOrientationPatient" in header or "SharedFunctionalGroupsSequence" in header
@@ -125,43 +151,41 @@ def _is_image(header: Dataset) -> bool:
     return not is_picture and "LOCALIZER" not in text(header, "ImageType").split("\\")
 
 
-def _series(uid: str, members: list[tuple[str, Dataset]]) -> ImageSeries:
-    members = sorted(members, key=lambda member: (text(member[1], "SOPInstanceUID"), member[0]))
-    of_all = {
-        name: {text(header, name) for _, header in members}
-        for name in ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "Modality", "StudyDate", "FrameOfReferenceUID")
-    }
-    strife = [name for name, values in of_all.items() if len(values) > 1]
-    own = {name: min(values) for name, values in of_all.items()}
+def _series(members: list[_Member]) -> ImageSeries:
+    members = sorted(members, key=lambda member: (member.SOPInstanceUID, member.file))
+    first = members[0]
+    strife = [name for name in ALIKE if len({getattr(member, name) for member in members}) > 1]
     return ImageSeries(
-        uid=uid,
-        study_uid=own["StudyInstanceUID"],
-        modality=own["Modality"],
-        patient_id=own["PatientID"] or own["StudyInstanceUID"],
-        issuer=own["IssuerOfPatientID"],
-        study_date=own["StudyDate"],
-        number=text(members[0][1], "SeriesNumber"),
-        frame_of_reference=own["FrameOfReferenceUID"],
-        files=tuple(file for file, _ in members),
-        problem=f"its files differ in {strife[0]}: two series under one SeriesInstanceUID, or a damaged file" if strife else "",
+        uid=first.SeriesInstanceUID,
+        study_uid=first.StudyInstanceUID,
+        modality=first.Modality,
+        patient_id=first.PatientID or first.StudyInstanceUID,
+        issuer=first.IssuerOfPatientID,
+        study_date=first.StudyDate,
+        number=first.SeriesNumber,
+        frame_of_reference=first.FrameOfReferenceUID,
+        files=tuple(member.file for member in members),
+        problem=f"its files differ in {tag(strife[0])}: two series mixed up, or a damaged file" if strife else "",
     )
 
 
-def _beside_damage(series: list[ImageSeries], damaged: Mapping[str, str]) -> Iterator[ImageSeries]:
+def _beside_damage(series: list[ImageSeries], folder: Path, damaged: Mapping[Path, str]) -> Iterator[ImageSeries]:
     """The series, with a problem for one alone in a folder with a damaged file, which is likely to be its slice."""
-    of_folder: dict[PurePosixPath, set[str]] = defaultdict(set)
+    of_folder: dict[Path, set[str]] = defaultdict(set)
     for one in series:
         for file in one.files:
-            of_folder[PurePosixPath(file).parent].add(one.uid)
-    struck = [of_folder.get(PurePosixPath(file).parent, set()) for file in damaged]
+            of_folder[(folder / file).parent].add(one.uid)
+    struck = [of_folder.get(path.parent, set()) for path in damaged]
     uids = {uid for beside in struck if len(beside) == 1 for uid in beside}
     for one in series:
-        problem = one.problem or ("a file of its folder is damaged: a slice may be missing" if one.uid in uids else "")
-        yield ImageSeries(**{**one.__dict__, "problem": problem})
+        yield replace(one, problem=one.problem or _BESIDE) if one.uid in uids else one
+
+
+_BESIDE = "a file of its folder is damaged: a slice or a mask may be missing"
 
 
 def _mask(path: Path, header: Dataset) -> MaskFile:
-    drawn = items(header, "ReferencedSeriesSequence")
+    drawn = list(items(header, "ReferencedSeriesSequence"))
     frames = {text(header, "FrameOfReferenceUID")}
     for reference in items(header, "ReferencedFrameOfReferenceSequence"):
         frames.add(text(reference, "FrameOfReferenceUID"))

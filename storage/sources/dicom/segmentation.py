@@ -35,7 +35,9 @@ def segment_masks(segmentation: Dataset, stack: Stack, lesions: Collection[str])
 
 def segment_names(segmentation: Dataset) -> dict[int, str]:
     """The label of each segment by its number."""
-    found = [(number(item, "SegmentNumber"), text(item, "SegmentLabel")) for item in items(segmentation, "SegmentSequence")]
+    found = [
+        (number(item, "SegmentNumber"), text(item, "SegmentLabel")) for item in items(segmentation, "SegmentSequence")
+    ]
     return {int(segment): name or f"segment {segment:.0f}" for segment, name in found if segment is not None}
 
 

@@ -21,7 +21,7 @@ SIDEWAYS = 0.25  # of a voxel, between a slice and the straight line through fir
 class Stack:
     """Frames that make a volume: `order` names them from first to last plane, `heights_mm` (z,) lie along `normal`.
 
-    `affine` (4, 4) maps the index (x, y, z, 1) of a voxel to LPS mm, as if the planes lay evenly between first and last.
+    `affine` (4, 4) maps the index (x, y, z, 1) of a voxel to LPS mm, with planes evenly between first and last.
     """
 
     order: tuple[int, ...]
@@ -38,7 +38,7 @@ class Stack:
     @property
     def affine_ras(self) -> np.ndarray:
         """The affine to right, anterior, superior."""
-        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine
+        return np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine)
 
 
 def stacked(frames: Sequence[Frame], same: Callable[[int, int], bool]) -> Stack:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from typing import Any
 
 from pydicom import Dataset
 from pydicom.valuerep import DA, DT, TM
@@ -24,6 +25,7 @@ MIDNIGHT_H = 12.0  # a start "after" the scan was the evening before if that mak
 ANY_DAY = date(2000, 1, 1)  # where dates were removed and times kept
 PHILIPS, GE = "Philips PET Private Group", "GEMS_PETD_01"
 SUV_FACTOR, ACTIVITY_FACTOR = 0x00, 0x09  # (7053,xx00) and (7053,xx09)
+OF_A_SLICE = ("acquired", "frame_s", "philips_suv", "philips_activity", "series", "ge_scan")
 REMEDY = "; --units raw keeps the values as they are"
 
 
@@ -53,7 +55,7 @@ class PetHeader:
 
 def suv_factor(weight_kg: float, dose_bq: float, half_life_s: float, decayed_s: float) -> float:
     """Equation (1) for an activity of 1 Bq/ml."""
-    return weight_kg * 1000.0 / (dose_bq * 2.0 ** (-decayed_s / half_life_s))
+    return float(weight_kg * 1000.0 / (dose_bq * 2.0 ** (-decayed_s / half_life_s)))
 
 
 def mean_rate_s(frame_s: float, half_life_s: float) -> float:
@@ -127,7 +129,7 @@ def scan_start(slices: Sequence[PetHeader]) -> datetime:
 def _common(slices: Sequence[PetHeader]) -> PetHeader:
     """The first slice, once all are known to agree in what belongs to the patient and the injection."""
     first = slices[0]
-    own = dict(acquired=None, frame_s=None, philips_suv=None, philips_activity=None, series=None, ge_scan=None)
+    own: dict[str, Any] = dict.fromkeys(OF_A_SLICE)
     if len({replace(one, **own) for one in slices}) > 1:
         raise UnusableError("weight, dose, half-life, injection, units or decay correction differ between its slices")
     if not first.is_attenuation_corrected:
@@ -144,7 +146,7 @@ def _activity_factors(slices: Sequence[PetHeader]) -> list[float]:
         if all(one.philips_activity for one in slices):
             return [one.philips_activity or 0.0 for one in slices]
         raise UnusableError(
-            f"{tag('Units')} is CNTS, and Philips' SUV factor (7053,xx00) and activity factor (7053,xx09) are missing{REMEDY}"
+            f"{tag('Units')} is CNTS, and Philips' factors (7053,xx00) and (7053,xx09) are missing{REMEDY}"
         )
     what = f"{tag('Units')} is '{units}', not BQML, GML or CNTS" if units else missing("Units")
     raise UnusableError(what + REMEDY)
@@ -158,7 +160,9 @@ def _decayed_s(slices: Sequence[PetHeader]) -> list[float]:
     if decay == "START":
         return [_since_injection(slices[0], scan_start(slices))] * len(slices)
     if decay == "NONE":
-        return [_since_injection(one, _acquired(one)) + mean_rate_s(one.frame_s or 0.0, _half_life(one)) for one in slices]
+        return [
+            _since_injection(one, _acquired(one)) + mean_rate_s(one.frame_s or 0.0, _half_life(one)) for one in slices
+        ]
     what = f"{tag('DecayCorrection')} is '{decay}', not START, ADMIN or NONE" if decay else missing("DecayCorrection")
     raise UnusableError(what + REMEDY)
 
@@ -249,7 +253,10 @@ def _full_moment(header: Dataset, keyword: str) -> datetime | None:
 
 def _enhanced_units(header: Dataset) -> str:
     """Enhanced PET has no Units: its rescale says what values mean."""
-    shared = items(header, "SharedFunctionalGroupsSequence") + items(header, "PerFrameFunctionalGroupsSequence")[:1]
+    shared = [
+        *items(header, "SharedFunctionalGroupsSequence"),
+        *items(header, "PerFrameFunctionalGroupsSequence")[:1],
+    ]
     values = [item for group in shared for item in items(group, "PixelValueTransformationSequence")]
     return next((text(item, "RescaleType") for item in values), "")
 
