@@ -5,7 +5,8 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.export import Format, GridChoice, export_cohort
+from storage.export import GridChoice
+from tasks.export import Format, export_cohort
 
 
 @flow(name="export", flow_run_name="{cohort}", validate_parameters=False)
@@ -20,7 +21,7 @@ def export(
     id_key: str | None = None,
     lesions: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the cases of the splits (none named: all) into `out` as `format`; how many were written, left alone, skipped.
+    """Write the cases of the splits (none named: all) into `out`; how many were written, left alone, skipped, failed.
 
     `dicom` is the folder of the series that DICOM SEG refers to, `id_key` the key that their
     patients were hashed with, where it is not the workspace's own.

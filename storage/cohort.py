@@ -93,7 +93,7 @@ class Cohort:
         if not engine.exists(str(path)):
             raise CohortError(f"there is no cohort at {path}; `lesionflow ingest SOURCE {path}` makes one")
         repository = engine.open_repository(str(path))
-        return cls(str(path), repository, snapshot or engine.tip(repository), pinned=snapshot is not None)
+        return cls(str(path), repository, snapshot or engine.tip(repository, str(path)), pinned=snapshot is not None)
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:
@@ -101,7 +101,9 @@ class Cohort:
         if not engine.exists(str(path)):
             return False
         repository = engine.open_repository(str(path))
-        return layout.read_layout(engine.read_group(repository, str(path), engine.tip(repository))) is not None
+        return (
+            layout.read_layout(engine.read_group(repository, str(path), engine.tip(repository, str(path)))) is not None
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cohort.open, (self.path, self.snapshot)
@@ -206,7 +208,7 @@ class Cohort:
 
     def history(self) -> list[Snapshot]:
         """The snapshots that led to this one, newest first."""
-        return engine.history(self._repository, self.snapshot)
+        return engine.history(self._repository, self.path, self.snapshot)
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The grid of a case, (y, x) or (z, y, x)."""

@@ -7,13 +7,14 @@ writers; on an object store a writer that lost the race starts again from the ne
 
 import atexit
 import fcntl
+import json
 import shutil
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +26,8 @@ import pandas as pd
 import zarr
 from zarr.codecs import ZstdCodec
 
-from storage.errors import CohortError
+from storage import safekeeping
+from storage.errors import CohortError, DamagedError
 
 Group = zarr.Group
 Array = zarr.Array[Any]
@@ -54,17 +56,22 @@ class Snapshot:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a repository at `path`. Asking creates nothing."""
-    # icechunk makes the folder that it is asked about
-    return (_is_remote(path) or Path(path).is_dir()) and bool(icechunk.Repository.exists(_storage(path)))
+    """Whether there is a repository at `path`, be it damaged. Asking creates nothing."""
+    if not _is_remote(path):
+        return Path(path, "refs", f"branch.{BRANCH}").is_dir()
+    return bool(icechunk.Repository.exists(_storage(path)))
 
 
 def open_repository(path: str) -> Repository:
-    """The repository at `path`; CohortError where it cannot be read."""
+    """The repository at `path`; DamagedError where it cannot be read."""
     try:
         return icechunk.Repository.open(_storage(path))
     except icechunk.IcechunkError as error:
-        raise CohortError(f"{path} cannot be opened as a cohort: {first_line(error)}") from error
+        raise _damage(path, f"it cannot be opened: {first_line(error)}") from error
+
+
+def _damage(path: str, what: str) -> DamagedError:
+    return DamagedError(f"{path} is damaged ({what}); `lesionflow check {path} --repair` mends what can be mended")
 
 
 def create(path: str, lay_out: Callable[[Group, str], str]) -> None:
@@ -101,58 +108,155 @@ def transact(repository: Repository, path: str, change: Callable[[Group, str], s
             for _ in range(ATTEMPTS):
                 session = repository.writable_session(BRANCH)
                 base = str(session.snapshot_id)
+                _check_whole(repository, path, base)
                 message = change(zarr.open_group(session.store, mode="a", zarr_format=3), base)
                 if message is None:
                     return base
                 try:
-                    return str(session.commit(message))
+                    snapshot = str(session.commit(message))
                 except icechunk.ConflictError:
                     continue
-    except (icechunk.IcechunkError, OSError) as error:
+                if not _is_remote(path):
+                    safekeeping.keep(path)
+                return snapshot
+    except (icechunk.IcechunkError, OSError, RuntimeError) as error:  # RuntimeError: a chunk that cannot be unpacked
         raise CohortError(f"{path} cannot be written: {first_line(error)}") from error
     raise CohortError(f"{path} is written to by others without a pause; try again later")
 
 
-def tip(repository: Repository) -> str:
+def tip(repository: Repository, path: str) -> str:
     """The id of the newest snapshot."""
-    return str(repository.lookup_branch(BRANCH))
+    try:
+        return str(repository.lookup_branch(BRANCH))
+    except icechunk.IcechunkError as error:
+        raise _damage(path, first_line(error)) from error
 
 
 def read_group(repository: Repository, path: str, snapshot: str) -> Group:
     """The root group as it was at `snapshot`, read only; CohortError for an unknown snapshot."""
+    _check_whole(repository, path, snapshot)
     try:
         return zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r", zarr_format=3)
     except (icechunk.IcechunkError, ValueError) as error:
         raise CohortError(f"{path} has no snapshot '{snapshot}'; its history lists those it has") from error
 
 
-def history(repository: Repository, snapshot: str) -> list[Snapshot]:
+def damaged_files(repository: Repository, path: str, snapshot: str, again: bool = False) -> list[str]:
+    """The files of the store that `snapshot` needs beside its chunks and that are not as they were written."""
+    if _is_remote(path):
+        return []
+    if found := safekeeping.damaged(path, [f"snapshots/{snapshot}"], again):
+        return found
+    try:
+        manifests = repository.lookup_snapshot(snapshot).manifests
+    except (icechunk.IcechunkError, ValueError):  # an unknown snapshot
+        return []
+    return safekeeping.damaged(path, [f"manifests/{manifest.id}" for manifest in manifests], again)
+
+
+def _check_whole(repository: Repository, path: str, snapshot: str) -> None:
+    """DamagedError unless the store knows for certain which chunks are those of `snapshot`."""
+    if found := damaged_files(repository, path, snapshot):
+        raise _damage(path, f"{found[0]} is not as it was written")
+
+
+def history(repository: Repository, path: str, snapshot: str) -> list[Snapshot]:
     """The snapshots that led to `snapshot`, newest first."""
-    ancestry = list(repository.ancestry(snapshot_id=snapshot))
+    try:
+        ancestry = list(repository.ancestry(snapshot_id=snapshot))
+    except icechunk.IcechunkError as error:
+        raise _damage(path, first_line(error)) from error
     return [Snapshot(str(one.id), one.written_at, one.message) for one in ancestry[:-1]]  # the last is icechunk's own
 
 
-def set_back(repository: Repository, path: str, snapshot: str) -> None:
-    """Make `snapshot` the newest state; what came after it is gone."""
+def states(path: str) -> list[Snapshot]:
+    """All snapshots that can be told of, newest first, whether or not they led to the tip."""
+    repository = open_repository(path)
+    if _is_remote(path):
+        return history(repository, path, tip(repository, path))
+    found = []
+    for name in safekeeping.snapshots(path):
+        with suppress(icechunk.IcechunkError):
+            one = repository.lookup_snapshot(name)
+            found += [Snapshot(name, one.written_at, one.message)] if one.parent_id else []
+    return sorted(found, key=lambda state: state.time, reverse=True)
+
+
+def restore_files(path: str) -> list[str]:
+    """Bring back the files of the store that are not as they were written; which. Chunks have no copy."""
+    if _is_remote(path):
+        return []
     with _exclusive(path):
-        repository.reset_branch(BRANCH, snapshot)
+        restored, _ = safekeeping.restore(path)
+        restored += [] if _opens(path) else _mend_entrance(path)
+        if tip(open_repository(path), path) not in safekeeping.snapshots(path):
+            restored.append(_write_tip(path))
+    return restored
+
+
+def _opens(path: str) -> bool:
+    with suppress(DamagedError):
+        return open_repository(path) is not None
+    return False
+
+
+def _mend_entrance(path: str) -> list[str]:
+    """Write anew the files without which nothing opens: the settings, and where the tip is."""
+    Path(path, "config.yaml").unlink(missing_ok=True)
+    mended = ["config.yaml"] + ([] if _opens(path) else [_write_tip(path)])
+    icechunk.Repository.open(_storage(path), config=_config()).save_config()
+    return mended
+
+
+def _write_tip(path: str) -> str:
+    """Say that the tip is the newest snapshot; the file that now says so."""
+    file = Path(path, "refs", f"branch.{BRANCH}", "ref.json")
+    known = safekeeping.snapshots(path)
+    for choose in (lambda: known[0], lambda: states(path)[0].id):  # without a tip the repository does not open
+        if not known:
+            raise CohortError(f"{path} has no state left; ingest its sources into a new cohort")
+        file.write_text(json.dumps({"snapshot": choose()}))
+    return "ref.json"
+
+
+def set_back(path: str, snapshot: str) -> None:
+    """Make `snapshot` the newest state; nothing of what came after it is deleted yet."""
+    with _exclusive(path):
+        open_repository(path).reset_branch(BRANCH, snapshot)
 
 
 def forget_snapshots(repository: Repository, path: str, older_than: datetime) -> int:
     """Take snapshots from before `older_than` out of the history, but the newest; how many."""
     with _exclusive(path):
-        return len(repository.expire_snapshots(older_than))
+        _check_all_whole(path)
+        forgotten = len(repository.expire_snapshots(older_than))
+        if not _is_remote(path):
+            safekeeping.keep(path, anew=True)  # the oldest that stays has a new parent
+        return forgotten
 
 
 def collect_garbage(repository: Repository, path: str) -> int:
     """Delete what no snapshot refers to, such as the chunks of killed writers; bytes freed.
 
     On a local disk no writer is at work meanwhile; on an object store one may be, so that what is younger than a day
-    stays.
+    stays. CohortError where the store is damaged: what belongs to whom is then not known.
     """
     with _exclusive(path):
+        _check_all_whole(path)
         before = datetime.now(UTC) - (timedelta(days=1) if _is_remote(path) else timedelta())
-        return int(repository.garbage_collect(before).bytes_deleted)
+        try:
+            freed = int(repository.garbage_collect(before).bytes_deleted)
+        except icechunk.IcechunkError as error:
+            raise _damage(path, first_line(error)) from error
+        if not _is_remote(path):
+            safekeeping.prune(path)
+        return freed
+
+
+def _check_all_whole(path: str) -> None:
+    """DamagedError unless all files of the store are as they were written; those with a copy are restored."""
+    if not _is_remote(path) and (lost := safekeeping.restore(path)[1]):
+        raise _damage(path, f"{lost[0]} is not as it was written")
 
 
 def subgroup(group: Group, name: str) -> Group:
@@ -275,7 +379,12 @@ def _column(array: Array, start: int) -> np.ndarray:
 
 
 def _column_slice(array: Array, first: int, last: int) -> np.ndarray:
-    values = np.asarray(array[first:last])
+    try:
+        values = np.asarray(array[first:last])
+    except (icechunk.IcechunkError, RuntimeError, ValueError) as error:  # RuntimeError and ValueError: a damaged chunk
+        raise DamagedError(
+            f"the column '{array.path}' is damaged ({first_line(error)}); `lesionflow check COHORT --repair` mends it"
+        ) from error
     return values.astype(object) if values.dtype.kind == "T" else values
 
 

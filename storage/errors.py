@@ -7,3 +7,7 @@ class SourceError(Exception):
 
 class CohortError(Exception):
     """A cohort cannot be opened, created or written as it was asked."""
+
+
+class DamagedError(CohortError):
+    """The store of a cohort is not as it was written."""

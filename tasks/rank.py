@@ -26,7 +26,7 @@ from models.augmentation import AugmentationConfig, augmentation
 from models.config import Config
 from models.registry import build
 from storage.cohort import Cohort
-from storage.loading import CohortImages
+from storage.loading import CohortImages, MemoryEstimate, memory_estimate
 from tasks.model_files import load_initial, save_model
 
 BEST = "best"
@@ -107,6 +107,7 @@ class CohortData(LightningDataModule):
         cohort = Cohort.open(job.cohort, job.snapshot)
         self.size = cohort.size
         self.cases = {split: labelled_cases(cohort, job.target, split) for split in ("train", "validation")}
+        self.in_memory = loading_memory(job).in_memory
         self.training = self._images("train")
         self.validation = self._images("validation")
 
@@ -127,7 +128,8 @@ class CohortData(LightningDataModule):
         return self._loader(self.validation, shuffle=False)
 
     def _images(self, split: str) -> CohortImages:
-        return CohortImages(self.job.cohort, self.job.snapshot, self.cases[split][0], self.job.target)
+        cases = self.cases[split][0]
+        return CohortImages(self.job.cohort, self.job.snapshot, cases, self.job.target, in_memory=self.in_memory)
 
     def _loader(self, images: CohortImages, **options: Any) -> DataLoader[Any]:
         workers = self.job.trainer.workers
@@ -147,6 +149,16 @@ def labelled_cases(cohort: Cohort, target: str, split: str) -> tuple[list[int], 
     table = cohort.table
     chosen = table[(table["split"] == split) & table[target].notna()]
     return chosen.index.tolist(), chosen[target].to_numpy(float)
+
+
+def loading_memory(job: TrainingJob) -> MemoryEstimate:
+    """What loading takes: each rank of this machine loads all cases; workers of both splits live at an epoch's end."""
+    cohort = Cohort.open(job.cohort, job.snapshot)
+    cases = [case for split in ("train", "validation") for case in labelled_cases(cohort, job.target, split)[0]]
+    settings = job.trainer
+    return memory_estimate(
+        cohort, cases, batch_size=settings.batch_size, workers=2 * settings.workers, processes=job.devices
+    )
 
 
 def label_weights(labels: np.ndarray) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from tasks.experiments import merged
 from tasks.figures import training_curves
 from tasks.model_files import WEIGHTS, describe_model, load_initial
 from tasks.progress import progress
-from tasks.rank import TrainerSettings, TrainingJob, train_rank
+from tasks.rank import TrainerSettings, TrainingJob, loading_memory, train_rank
 from tasks.reporting import Section, publish_report
 from tasks.reuse import file_digest, fingerprint, write_json
 from tasks.tracking import TrackedRun, flattened, register_model, tracked_run
@@ -101,7 +102,13 @@ def check_trainable(cohort: Cohort, target: str) -> None:
 
 @task(name="train-system", task_run_name="{job.system}")
 def run_training(key: str, job: TrainingJob) -> dict[str, Any]:
-    """Train, or go on where a killed run of the same job stopped; the model's address and its best epoch."""
+    """Train, or go on where a killed run of the same job stopped; the model's address and its best epoch.
+
+    LoadingError before the start where loading cannot fit into memory.
+    """
+    memory = loading_memory(job)
+    memory.check()
+    print(memory.line(), file=sys.stderr, flush=True)
     job.folder.mkdir(parents=True, exist_ok=True)
     job_file = write_json(job.folder / "job.json", job.model_dump(mode="json"))
     known = job.folder / "mlflow_run"

@@ -1,7 +1,7 @@
 """The folder an export goes to: safe names, cases that appear whole or not at all, a journal of what is done.
 
 Nothing is written under a final name before it is complete: a case is made in `.partial/` and renamed. The journal
-`.export.jsonl` says which cases are there and from what they were made, so that a killed export goes on where it stopped.
+`.export.jsonl` says which cases are there and from what they were made; a killed export goes on where it stopped.
 """
 
 import csv

@@ -9,7 +9,7 @@ from storage.sources.dicom import DicomSeries, SeriesKey, open_dicom
 
 
 def find_series(cohort: Cohort, cases: Sequence[int], folder: str, id_key: bytes) -> dict[int, tuple[Path, ...]]:
-    """The files of each case: by its id, which takes the `id_key` it was ingested with, else by the SHA-256 of its bytes.
+    """The files of each case, found by its id where `id_key` made it, else by the SHA-256 of its bytes.
 
     A case without any is absent. SourceError where `folder` has no series of the cohort's modality.
     """

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 WINDOWS = {"PET": (0.0, 10.0), "PT": (0.0, 10.0), "CT": (-160.0, 240.0)}  # SUV; Hounsfield units of soft tissue
 PERCENTILES = (0.5, 99.5)
+NO_SUV = 100.0  # PET whose 99.5 % quantile lies above that is in Bq/mL or counts
 LESION_COLOURS = ((0, 194, 255), (255, 225, 77), (255, 90, 209), (107, 255, 107), (255, 140, 26), (176, 140, 255))
 HEAT_OPACITY = 0.8
 
@@ -29,7 +30,7 @@ class View:
         if self.axis is None:
             return values
         plane = values.max(axis=self.axis) if self.place is None else np.take(values, self.place, self.axis)
-        return plane if self.axis == 0 else plane[::-1]
+        return np.asarray(plane if self.axis == 0 else plane[::-1])
 
     def spacing(self, spacing_mm: Sequence[float]) -> tuple[float, float]:
         """(down, across) in mm of the plane's pixels; square ones where it is unknown."""
@@ -41,13 +42,14 @@ class View:
 def window(channel: str, image: np.ndarray) -> tuple[float, float]:
     """The values shown black and white.
 
-    0–255 for 8-bit pictures, 0–10 SUV for PET, −160–240 HU for CT, else the 0.5 % and 99.5 % quantiles of the case.
+    0–255 for 8-bit pictures, 0–10 SUV for PET, −160–240 HU for CT, else, and for PET that is not in SUV, the 0.5 % and
+    99.5 % quantiles of the case.
     """
     if image.dtype == np.uint8:
         return 0.0, 255.0
-    if channel.upper() in WINDOWS:
-        return WINDOWS[channel.upper()]
     low, high = np.percentile(image[np.isfinite(image)] if image.dtype.kind == "f" else image, PERCENTILES)
+    if channel.upper() in WINDOWS and not (is_projected(channel) and high > NO_SUV):
+        return WINDOWS[channel.upper()]
     return float(low), float(high if high > low else low + 1)
 
 
@@ -88,13 +90,13 @@ def shown_mask(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def outlined(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """`picture` with a line around `mask`, outside of it, so that what it marks can be seen."""
     line = ndimage.binary_dilation(mask, np.ones((3, 3), bool)) & ~mask
-    return np.where(line[..., None], np.uint8(colour), picture)
+    return np.where(line[..., None], np.array(colour, np.uint8), picture)
 
 
 def heat_colours(strength: np.ndarray) -> np.ndarray:
     """Black, red, yellow, white for `strength` from 0 to 1; (…, 3) uint8."""
     rising = np.stack([3 * strength, 3 * strength - 1, 3 * strength - 2], axis=-1)
-    return (np.clip(rising, 0, 1) * 255).round().astype(np.uint8)
+    return np.asarray((np.clip(rising, 0, 1) * 255).round(), np.uint8)
 
 
 def heated(picture: np.ndarray, saliency: np.ndarray, scale: float) -> np.ndarray:
@@ -102,4 +104,4 @@ def heated(picture: np.ndarray, saliency: np.ndarray, scale: float) -> np.ndarra
     strength = np.clip(np.nan_to_num(saliency) / scale, 0, 1)
     opacity = (HEAT_OPACITY * np.clip(2 * strength, 0, 1))[..., None]
     base = picture.mean(axis=-1, keepdims=True)
-    return ((1 - opacity) * base + opacity * heat_colours(strength)).round().astype(np.uint8)
+    return np.asarray(((1 - opacity) * base + opacity * heat_colours(strength)).round(), np.uint8)

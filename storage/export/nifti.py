@@ -1,8 +1,9 @@
 """NIfTI: a folder a case with `image.nii.gz`, `mask_<lesion>.nii.gz` and `map_<name>.nii.gz`.
 
-The header's affine is the cohort's own: index (x, y, z) to (right, anterior, superior) in mm, written as qform and sform
-with code 1 (scanner); sheared axes as sform alone. A picture is one slice. Where nothing is known of the patient, as for a photograph, x runs to the
-left and y to the back at the known spacing, or 1 mm, with code 2 (aligned): viewers then show it as it was taken.
+The header's affine is the cohort's own: index (x, y, z) to (right, anterior, superior) in mm, written as qform and
+sform with code 1 (scanner); sheared axes as sform alone. A picture is one slice. Where nothing is known of the patient,
+as for a photograph, x runs to the left and y to the back at the known spacing, or 1 mm, with code 2 (aligned): viewers
+then show it as it was taken.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from storage.export.content import Content, maps_of, masks_of
 from storage.export.delivery import safe_names
 from storage.geometry import Grid
 
 SCANNER, ALIGNED = 1, 2
+LONGEST = 32767
 WIDER = {"bool": "uint8", "float16": "float32"}  # NIfTI has neither
 
 
@@ -49,9 +52,11 @@ def _image(cohort: Cohort, case: int, folder: Path, grid: Grid) -> list[Path]:
 
 
 def save_nifti(file: Path, values: np.ndarray, grid: Grid) -> Path:
-    """Write `values` (y, x) or (z, y, x) that lie on `grid`; the file."""
+    """Write `values` (y, x) or (z, y, x) that lie on `grid`; the file. CohortError for a side beyond 16 bits."""
     import nibabel
 
+    if max(values.shape) > LONGEST:
+        raise CohortError(f"{file.name} has {max(values.shape)} pixels a side, NIfTI takes {LONGEST}; use ome-zarr")
     stored = WIDER.get(values.dtype.name, values.dtype.name)
     array = np.ascontiguousarray(values.astype(stored, copy=False).T)
     array = array if array.ndim == 3 else array[..., None]

@@ -4,8 +4,9 @@
         labels/<lesion>/         one label image a lesion class, 0 and 1: classes may overlap
         maps/<name>/             raw saliency, one channel
 
-Scale and translation are in mm, the translation in DICOM's axes (left, back, up), which a canonical volume has. OME-Zarr
-0.5 knows no rotation: the whole affine stands under `lesionflow` in the attributes. https://ngff.openmicroscopy.org/0.5
+Scale and translation are in mm, the translation in DICOM's axes (left, back, up), which a canonical volume has.
+OME-Zarr 0.5 knows no rotation: the whole affine stands under `lesionflow` in the attributes.
+https://ngff.openmicroscopy.org/0.5
 """
 
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ def _write_image(
     datasets = [
         {"path": str(level), "coordinateTransformations": _placed(grid, axes, level)} for level in range(levels)
     ]
-    described = {"name": name, "axes": [_axis(axis, grid) for axis in axes], "datasets": datasets}
+    described: dict[str, Any] = {"name": name, "axes": [_axis(axis, grid) for axis in axes], "datasets": datasets}
     group.attrs["ome"] = {"version": VERSION, "multiscales": [described], **more}
 
 
@@ -158,7 +159,7 @@ def _mean_of_four(pixels: np.ndarray) -> np.ndarray:
 
 
 def _any_of_four(mask: np.ndarray) -> np.ndarray:
-    """Half as fine in y and x; a lesion of one pixel is still there, which the nearest of four would lose 3 times of 4."""
+    """Half as fine in y and x; a lesion of one pixel stays, which the nearest of four would lose 3 times of 4."""
     return np.asarray(_paired(mask).max(axis=(-3, -1)))
 
 

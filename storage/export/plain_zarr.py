@@ -36,7 +36,7 @@ def export_zarr(
     advance: Advance = lambda done, note: None,
     key: str = "",
 ) -> bool:
-    """Write `cases` (default: all) with their masks and maps as the store `out`; False where it holds just this already.
+    """Write `cases` (default: all) with masks and maps as the store `out`; False where it holds just this already.
 
     The store appears whole, in place of an older export. `key` tells from what it is made.
 

@@ -9,6 +9,8 @@ from storage.errors import CohortError
 T = TypeVar("T")
 FROM_WORKER = "in DataLoader worker process"  # torch's, in front of the traceback of a worker
 
+DEAD_WORKER = "DataLoader worker"
+
 
 class LoadingError(CohortError):
     """A batch could not be made.
@@ -48,8 +50,9 @@ def explanation(error: Exception) -> str | None:
         return None
     if _is_from_worker(text):
         return _last_line(text)
-    if text.startswith("DataLoader worker"):
-        return _of_dead_worker(text)
+    if text.startswith(DEAD_WORKER):
+        why = str(error.__cause__)  # tells the signal or the exit code, where torch caught it
+        return _of_dead_worker(why if why.startswith(DEAD_WORKER) else text)
     if "stack expects each tensor to be equal size" in text:
         return "the cases of a batch differ in shape: pass collate_fn=padded_batch to the loader, or batch_size=1"
     return None

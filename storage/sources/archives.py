@@ -24,8 +24,8 @@ RATIO = 200  # times the archive's own size: photographs reach 1, CT 3, masks 10
 RATIO_FROM = 1 << 30  # bytes below which any ratio is let pass
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
 PIECE = 1 << 20
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError)
-UNREADABLE = (NotImplementedError, RuntimeError, ValueError)  # zip: an unknown method, encryption, a damaged name
+BROKEN: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, OSError)
+BROKEN += (NotImplementedError, RuntimeError, ValueError)  # an unknown method, encryption, a damaged name
 
 Member = tuple[str, IO[bytes] | None]  # its name and content; None for a folder
 
@@ -81,9 +81,8 @@ def _unpack(archive: Path, folder: Path) -> None:
             if content is not None:
                 written += _write(archive, content, path, most - written)
     except BROKEN as error:
-        raise SourceError(f"{archive} cannot be unpacked: {error or type(error).__name__}") from error
-    except UNREADABLE as error:
-        raise SourceError(f"{archive} cannot be unpacked: {error}") from error
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(" :")
+        raise SourceError(f"{archive} cannot be unpacked: {said}") from error
 
 
 def _write(archive: Path, content: IO[bytes], path: Path, most: int) -> int:

@@ -92,6 +92,8 @@ def _dtype(header: Any) -> np.dtype:
         raise UnreadableError(f"declares an unknown type of voxels ({int(header['datatype'])})") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise UnreadableError(f"has voxels of the type {dtype}; whole numbers or floating-point ones are expected")
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        raise UnreadableError(f"has a damaged header: voxels of the type {dtype} with {int(header['bitpix'])} bits")
     return dtype
 
 

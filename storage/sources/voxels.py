@@ -15,7 +15,7 @@ from storage.sources.photograph_file import UnreadableError
 MOST_BYTES = 8 << 30  # of one volume: a whole-body CT of 0.7 mm voxels, 16 bit, is 2 GB
 MOST_CHANNELS = 64
 PIECE = 1 << 18  # bytes inflated at a time: at deflate's 1 : 1032 at most 256 MB before a lie is noticed
-SPARE = 1 << 20  # bytes that may follow the voxels: some writers pad
+SPARE = 512  # bytes that may follow the voxels, for writers that pad; more means that the header lost a slice
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Beside = Callable[[str], bytes]  # the bytes of a file that a header names, refused outside of the source
@@ -128,9 +128,12 @@ def _inflate_member(encoded: memoryview, content: bytearray, most: int) -> int:
 
 
 def cut(encoded: bytes | bytearray, offset: int, needed: int) -> memoryview:
-    """The `needed` bytes at `offset`; UnreadableError where they are not there."""
-    if not 0 <= offset <= len(encoded) or len(encoded) - offset < needed:
-        raise UnreadableError(_SHORT.format(max(0, len(encoded) - offset), needed))
+    """The `needed` bytes at `offset`; UnreadableError where they are not there, or are followed by too many."""
+    held = len(encoded) - offset
+    if not 0 <= offset <= len(encoded) or held < needed:
+        raise UnreadableError(_SHORT.format(max(0, held), needed))
+    if held > needed + SPARE:
+        raise UnreadableError(f"has a damaged header: it declares {needed} bytes of voxels, the file holds {held}")
     return memoryview(encoded)[offset : offset + needed]
 
 

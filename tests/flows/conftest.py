@@ -45,7 +45,8 @@ def command(prefect_server: None, workspace_folder: Path, tmp_path_factory: pyte
         # the command enters its workspace by environment variables, which must not outlive it here
         with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ, {VARIABLE: str(workspace_folder)}):
             patch.setattr(sys, "argv", ["lesionflow", *map(str, arguments)])
-            patch.setattr(cli, "console", cli.Console(file=out, width=200))
+            patch.setattr(cli.console, "file", out)
+            patch.setattr(cli.console, "width", 200)
             with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
                 try:
                     cli.main()

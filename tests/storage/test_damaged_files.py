@@ -113,11 +113,14 @@ def _itk(suffix: str, compressed: bool) -> Callable[[Path], None]:
     return write
 
 
-def _dicom(folder: Path) -> None:
+def _dicom(folder: Path, syntax: str = "") -> None:
     for number in range(3):
         (folder / f"s{number}").mkdir()
         for z, plane in enumerate(_volume(number)):
-            _slice(number, z, plane).save_as(folder / f"s{number}" / f"s{number}_{z}.dcm", enforce_file_format=True)
+            slice_ = _slice(number, z, plane)
+            if syntax:
+                slice_.compress(syntax, generate_instance_uid=False)
+            slice_.save_as(folder / f"s{number}" / f"s{number}_{z}.dcm", enforce_file_format=True)
 
 
 def _slice(number: int, z: int, plane: np.ndarray) -> pydicom.Dataset:
@@ -168,6 +171,9 @@ SAMPLES = {
     "mha": Sample("mha", _itk("mha", False), "v*.mha", voxels=_volume_bytes),
     "mha zlib": Sample("mha", _itk("mha", True), "v*.mha"),
     "dicom": Sample("dicom", _dicom, "s*/*.dcm", voxels=_slice_bytes),
+    "dicom rle": Sample("dicom", partial(_dicom, syntax=pydicom.uid.RLELossless), "s*/*.dcm"),
+    "dicom jpeg-ls": Sample("dicom", partial(_dicom, syntax=pydicom.uid.JPEGLSLossless), "s*/*.dcm"),
+    "dicom jpeg 2000": Sample("dicom", partial(_dicom, syntax=pydicom.uid.JPEG2000Lossless), "s*/*.dcm"),
     "medmnist": Sample("medmnist", _medmnist, "*.npz", checked=True, alone=True),
     "medmnist stored": Sample("medmnist", partial(_medmnist, save=np.savez), "*.npz", checked=True, alone=True),
 }
@@ -308,6 +314,7 @@ def _same(one: Case, other: Case) -> bool:
     masks, others = one.masks or {}, other.masks or {}
     return (
         (one.case_id, one.patient_id, one.geometry) == (other.case_id, other.patient_id, other.geometry)
+        and (one.split, one.labels) == (other.split, other.labels)
         and np.array_equal(one.image, other.image)
         and masks.keys() == others.keys()
         and all(np.array_equal(mask, others[lesion]) for lesion, mask in masks.items())
@@ -336,7 +343,7 @@ def _declared(source: str, target: Path) -> list[int]:
         return sizes[:count]
     if source == "dicom":
         header = pydicom.dcmread(io.BytesIO(encoded), force=True, stop_before_pixels=True)
-        return [SHAPE[0], *(int(header.get(name, 0)) for name in ("Rows", "Columns"))]
+        return [SHAPE[0], *(int(header.get(name) or 0) for name in ("Rows", "Columns"))]
     lines = re.findall(rb"^(?:sizes:|DimSize =)(.*)$", encoded, re.MULTILINE | re.IGNORECASE)
     return list(map(int, lines[-1].split()))
 

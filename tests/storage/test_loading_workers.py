@@ -38,7 +38,8 @@ def failure(batches: Iterable[object]) -> Exception:
     try:
         deque(batches, maxlen=0)
     except Exception as error:
-        error.__cause__ = error.__context__ = None
+        for other in filter(None, (error.__cause__, error.__context__)):
+            other.__traceback__ = None
         return error.with_traceback(None)
     raise AssertionError("nothing failed")
 
@@ -160,7 +161,8 @@ def test_a_failing_item_names_the_case_without_workers_too(cohort):
 
 
 def test_a_worker_that_gave_up_on_its_own_is_not_blamed_on_memory():
-    error = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost.")
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 1. Details are lost.")
     assert explanation(error) == (
         "DataLoader worker (pid 7) exited unexpectedly with exit code 1; with 0 workers the error shows itself"
     )

@@ -37,7 +37,7 @@ def open_aptos(address: str, *, size: int = 512, crop: bool = True) -> Photograp
 
 
 def open_eyepacs(address: str, *, size: int = 512, crop: bool = True) -> Photographs:
-    """The graded part of EyePACS; the label is `grade`, both eyes of a patient are his. SourceError for another layout."""
+    """The graded part of EyePACS; the label is `grade`, a patient has two eyes. SourceError for another layout."""
     folder = Path(address)
     if not is_eyepacs(folder):
         raise unlike(folder, "EyePACS", EYEPACS_LAYOUT)

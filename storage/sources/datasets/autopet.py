@@ -1,4 +1,4 @@
-"""autoPET: whole-body PET/CT with tumour masks, as the challenge (nnU-Net's layout) or TCIA's NIfTI archive hands it out.
+"""autoPET: whole-body PET/CT with tumour masks, in the layout of the challenge (nnU-Net's) or of TCIA's NIfTI archive.
 
 Gatidis et al., Scientific Data 2022;9:601.
 """

@@ -30,7 +30,7 @@ def is_idrid(folder: Path) -> bool:
 def open_idrid(
     address: str, *, size: int = 512, crop: bool = True, lesions: Sequence[str] | None = None
 ) -> Photographs:
-    """Either part of IDRiD: masks of `lesions`, or the labels `grade` and `macular_edema`; its own training and test part.
+    """Either part of IDRiD with its own splits: masks of `lesions`, or the labels `grade` and `macular_edema`.
 
     Each photograph is a patient: IDRiD does not say whose eyes belong together. SourceError for another layout.
     """

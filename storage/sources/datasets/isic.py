@@ -23,8 +23,9 @@ from storage.sources.photographs import open_photographs
 LESION = "lesion"
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")
 LAYOUT = (
-    "'ISIC-2017_Training_Data/ISIC_0000000.jpg' with 'ISIC-2017_Training_Part1_GroundTruth/ISIC_0000000_segmentation.png' "
-    "and 'ISIC-2017_Training_Part3_GroundTruth.csv' (image_id, melanoma, seborrheic_keratosis)"
+    "'ISIC-2017_Training_Data/ISIC_0000000.jpg' with "
+    "'ISIC-2017_Training_Part1_GroundTruth/ISIC_0000000_segmentation.png' and "
+    "'ISIC-2017_Training_Part3_GroundTruth.csv' (image_id, melanoma, seborrheic_keratosis)"
 )
 
 

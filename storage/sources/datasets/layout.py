@@ -1,4 +1,4 @@
-"""What the folders of photographs share: named, some of them annotated, put together from several folders and tables."""
+"""What the data sets of photographs share: put together from several folders and tables, annotated in part."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ def partly_annotated(photographs: Photographs) -> PartlyAnnotated:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A file of a data set with what its folder says of it; `masks` by lesion class, all paths relative to one folder."""
+    """A file of a data set with what its folder says of it; `masks` by class, all paths relative to one folder."""
 
     file: str
     case_id: str

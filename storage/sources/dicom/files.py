@@ -1,6 +1,8 @@
 """Reading DICOM files that may be damaged, and saying what is wrong with them without naming a person."""
 
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from io import BufferedReader, BytesIO, FileIO
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
@@ -16,6 +18,11 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # such a header could inflate to any size
 META_BYTES = 2048
+
+# pydicom's warnings quote the values they warn of, which may be a person's name
+config.settings.reading_validation_mode = config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
 class UnusableError(Exception):
@@ -58,6 +65,8 @@ def read_dataset(encoded: bytes) -> Dataset:
     _refuse_deflated(encoded[:META_BYTES])
     try:
         dataset = dcmread(BytesIO(encoded), force=True)
+        if not len(dataset):  # what pydicom makes of a file that is cut off within compressed pixels
+            dataset = dcmread(BytesIO(encoded), force=True, stop_before_pixels=True)
     except Exception as error:  # as above
         raise UnusableError(f"its DICOM header cannot be read ({type(error).__name__})") from error
     dataset.file_meta = getattr(dataset, "file_meta", FileMetaDataset())

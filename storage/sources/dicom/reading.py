@@ -25,7 +25,7 @@ Units = Literal["suv", "raw"]
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """A volume in the series' own grid, what its physics needs, and the SHA-256 of its files."""
+    """A volume on the grid of its series, and what its physics needs."""
 
     volume: Volume
     acquisition: dict[str, str | float]

@@ -27,8 +27,6 @@ NO_SERIES = frozenset(
     {"RTDOSE", "RTPLAN", "RTIMAGE", "RTRECORD", "PR", "SR", "KO", "REG", "SM", "ECG", "OT", "DOC", "AU"}
 )
 MASKS = frozenset({"RTSTRUCT", "SEG"})
-
-
 ALIKE = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "Modality", "StudyDate", "FrameOfReferenceUID")
 
 

@@ -163,7 +163,7 @@ def open_dicom(
     rows = _rows(labels, columns, chosen, pseudonyms)
     known = [series.uid for series in found.series]
     drawn = {series.uid: [mask for mask in beside.masks if drawn_on(mask, series, known)] for series in chosen}
-    keys = [_key(series, drawn[series.uid], folder, masks_folder, pseudonyms) for series in chosen]
+    keys = [_key(series, drawn[series.uid], folder, masks_folder, pseudonyms, rows) for series in chosen]
     damaged = [
         _damaged(file, problem, folder, pseudonyms) for file, problem in (found.damaged | beside.damaged).items()
     ]
@@ -238,9 +238,15 @@ def _tail(series: ImageSeries) -> str:
 
 
 def _key(
-    series: ImageSeries, masks: Sequence[MaskFile], folder: Path, masks_folder: Path, pseudonyms: Pseudonyms
+    series: ImageSeries,
+    masks: Sequence[MaskFile],
+    folder: Path,
+    masks_folder: Path,
+    pseudonyms: Pseudonyms,
+    rows: Mapping[str, Row],
 ) -> SeriesKey:
     patient, case = pseudonyms.patient(series.patient_id, series.issuer), _case_id(series, pseudonyms)
+    person = rows[case].patient_id if case in rows else ""  # a CSV may know that two patient ids are one person
     return SeriesKey(
         file=f"{patient}/{case}" if pseudonyms.key is not None else f"{series.folder}/{_tail(series)}",
         case_id=case,
@@ -250,7 +256,7 @@ def _key(
         folder=series.folder,
         files=series.files,
         masks=tuple(mask.path.relative_to(masks_folder).as_posix() for mask in masks),
-        scan_day=pseudonyms.scan_day(patient, series.study_date),
+        scan_day=pseudonyms.scan_day(person or patient, series.study_date),
     )
 
 

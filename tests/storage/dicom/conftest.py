@@ -1,4 +1,4 @@
-"""Small DICOM series made in the tests: a scanner's header, a person's name in it, and pixels that can be told apart."""
+"""Small DICOM series made in the tests, with a scanner's header and a person's name in it."""
 
 from collections.abc import Callable
 from pathlib import Path

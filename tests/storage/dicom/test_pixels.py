@@ -1,6 +1,7 @@
 """Stored values and what they mean, compressed or not, one slice a file or many."""
 
 import tracemalloc
+from copy import deepcopy
 
 import highdicom
 import numpy as np
@@ -67,9 +68,9 @@ def test_signed_values_of_12_bits_and_overlays_above_them_are_understood(write_s
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
 def test_compressed_series_is_the_same_image(write_series, read_only, syntax):
-    write_series("CT", dtype="uint16", shape=(16, 16))
+    write_series("CT", dtype="uint16", shape=(32, 32))
     plain = read_only()
-    write_series("CT", dtype="uint16", shape=(16, 16), change=lambda number, slice_: slice_.compress(syntax))
+    write_series("CT", dtype="uint16", shape=(32, 32), change=lambda number, slice_: slice_.compress(syntax))
     np.testing.assert_array_equal(read_only().image, plain.image)
 
 
@@ -90,9 +91,9 @@ def test_jpeg_lossless_of_another_encoder_is_the_same_image(write_series, read_o
         slice_["PixelData"].is_undefined_length = True
         slice_["PixelData"].VR = "OB"
 
-    write_series("CT", dtype="uint16", shape=(16, 16))
+    write_series("CT", dtype="uint16", shape=(32, 32))
     plain = read_only()
-    write_series("CT", dtype="uint16", shape=(16, 16), change=encode)
+    write_series("CT", dtype="uint16", shape=(32, 32), change=encode)
     np.testing.assert_array_equal(read_only().image, plain.image)
 
 
@@ -147,10 +148,16 @@ def _item(**elements):
 
 def _enhanced(slices):
     """One file of all `slices`, the last frame first."""
-    whole = slices[0].copy()
+    whole = deepcopy(slices[0])
     whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
     orientation, spacing = whole.ImageOrientationPatient, whole.PixelSpacing
-    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+    for keyword in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+    ):
         delattr(whole, keyword)
     whole.SharedFunctionalGroupsSequence = [
         _item(

@@ -2,10 +2,14 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 import SimpleITK as sitk
 
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from storage.export import write_nifti
+from storage.export.nifti import save_nifti
+from storage.geometry import Grid
 
 from .conftest import MARKED, OBLIQUE, content_of
 
@@ -82,3 +86,8 @@ def test_simpleitk_reads_a_photograph_upright_with_pixels_of_1_mm(photographs: C
     assert read.GetSpacing() == (1.0, 1.0, 1.0)
     assert read.GetDirection() == (1, 0, 0, 0, 1, 0, 0, 0, 1)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read)[0], photographs.image(0)[1])
+
+
+def test_a_side_that_nifti_cannot_hold_is_refused(tmp_path: Path):
+    with pytest.raises(CohortError, match="NIfTI takes 32767"):
+        save_nifti(tmp_path / "wide.nii.gz", np.zeros((1, 40000), np.uint8), Grid((1, 40000), (1.0, 1.0)))

@@ -78,7 +78,8 @@ def test_a_map_of_nothing_has_a_scale_that_can_be_divided_by(photographs: Cohort
 def test_grey_values_are_windowed_by_what_the_channel_is():
     volume = np.linspace(-1000, 1000, 1001, dtype=np.float32)
     assert display.window("CT", volume) == (-160.0, 240.0)
-    assert display.window("PET", volume) == (0.0, 10.0)
+    assert display.window("PET", volume / 100) == (0.0, 10.0)
+    assert display.window("PET", volume * 1000) == pytest.approx((-990_000, 990_000))  # Bq/mL
     assert display.window("red", np.zeros(3, np.uint8)) == (0.0, 255.0)
     np.testing.assert_allclose(display.window("MR", volume), (-990, 990), atol=1e-3)
 
