@@ -101,6 +101,10 @@ def ingest(
         str | None,
         typer.Option(metavar="Z,Y,X", help="Volumes: cut or pad to one grid of voxels.", rich_help_panel=GRID),
     ] = None,
+    dtype: Annotated[
+        Literal["uint8", "int16", "uint16", "float32"] | None,
+        typer.Option(help="How a new cohort keeps pixels; default: as the first files do.", rich_help_panel=GRID),
+    ] = None,
     project: Annotated[
         Plane | None, typer.Option(help="Volumes: maximum-intensity projection.", rich_help_panel=GRID)
     ] = None,
@@ -152,6 +156,7 @@ def ingest(
         shape=numbers(shape, "--shape", int),
         project=project,
         fractions=three_fractions(fractions) if fractions else None,
+        dtype=dtype,
         workers=workers,
     )
     show(answer, ("cohort", "cases", "added", "updated", "known", "quarantined", "snapshot", "report"))

@@ -32,6 +32,7 @@ def ingest(
     shape: tuple[int, int, int] | None = None,
     project: Literal["axial", "coronal", "sagittal"] | None = None,
     fractions: tuple[float, float, float] | None = None,
+    dtype: Literal["uint8", "int16", "uint16", "float32"] | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Bring `cohort` up to date with `source` (a folder, a file, or `sim:NAME?…`); what is known already is left alone.
@@ -61,4 +62,4 @@ def ingest(
         "shape": shape,
         "project": project,
     }
-    return ingest_source(source, cohort, fractions, workers, options)
+    return ingest_source(source, cohort, fractions, dtype, workers, options)

@@ -43,7 +43,7 @@ EXIT_PATIENCE = 2.0  # seconds
 COMPRESSOR = ZstdCodec(level=1, checksum=True)  # a flipped bit is an error at the next read, not other pixels
 SMALL_ROW, SMALL_ROWS = 4096, 1024  # rows of fewer bytes lie so many to a chunk
 
-icechunk.set_logs_filter("error")  # it warns of concurrent local commits at each opening; `_exclusive` answers that
+icechunk.set_logs_filter("error")  # it warns of concurrent local commits at each opening; `exclusive` answers that
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Snapshot:
 
 def exists(path: str) -> bool:
     """Whether there is a repository at `path`, be it damaged. Asking creates nothing."""
-    if not _is_remote(path):
+    if not is_remote(path):
         return Path(path, "refs", f"branch.{BRANCH}").is_dir()
     return bool(icechunk.Repository.exists(_storage(path)))
 
@@ -79,7 +79,7 @@ def create(path: str, lay_out: Callable[[Group, str], str]) -> None:
 
     On a local disk it appears whole: icechunk refuses a folder in which a killed creation has left its first files.
     """
-    if _is_remote(path) or exists(path):
+    if is_remote(path) or exists(path):
         new = not exists(path)
         repository = icechunk.Repository.create(_storage(path), config=_config()) if new else open_repository(path)
         transact(repository, path, lay_out)
@@ -104,7 +104,7 @@ def transact(repository: Repository, path: str, change: Callable[[Group, str], s
     time on a fresh tip. CohortError when the store cannot be written (a full disk): the tip then stays where it was.
     """
     try:
-        with _exclusive(path):
+        with exclusive(path):
             for _ in range(ATTEMPTS):
                 session = repository.writable_session(BRANCH)
                 base = str(session.snapshot_id)
@@ -116,7 +116,7 @@ def transact(repository: Repository, path: str, change: Callable[[Group, str], s
                     snapshot = str(session.commit(message))
                 except icechunk.ConflictError:
                     continue
-                if not _is_remote(path):
+                if not is_remote(path):
                     safekeeping.keep(path)
                 return snapshot
     except (icechunk.IcechunkError, OSError, RuntimeError) as error:  # RuntimeError: a chunk that cannot be unpacked
@@ -143,7 +143,7 @@ def read_group(repository: Repository, path: str, snapshot: str) -> Group:
 
 def damaged_files(repository: Repository, path: str, snapshot: str, again: bool = False) -> list[str]:
     """The files of the store that `snapshot` needs beside its chunks and that are not as they were written."""
-    if _is_remote(path):
+    if is_remote(path):
         return []
     if found := safekeeping.damaged(path, [f"snapshots/{snapshot}"], again):
         return found
@@ -169,68 +169,38 @@ def history(repository: Repository, path: str, snapshot: str) -> list[Snapshot]:
     return [Snapshot(str(one.id), one.written_at, one.message) for one in ancestry[:-1]]  # the last is icechunk's own
 
 
-def states(path: str) -> list[Snapshot]:
-    """All snapshots that can be told of, newest first, whether or not they led to the tip."""
-    repository = open_repository(path)
-    if _is_remote(path):
-        return history(repository, path, tip(repository, path))
-    found = []
-    for name in safekeeping.snapshots(path):
-        with suppress(icechunk.IcechunkError):
-            one = repository.lookup_snapshot(name)
-            found += [Snapshot(name, one.written_at, one.message)] if one.parent_id else []
-    return sorted(found, key=lambda state: state.time, reverse=True)
+def describe(repository: Repository, snapshot: str) -> Snapshot | None:
+    """What is known of a snapshot; None where that cannot be read, and for icechunk's own first one."""
+    try:
+        one = repository.lookup_snapshot(snapshot)
+    except (icechunk.IcechunkError, ValueError):
+        return None
+    return Snapshot(snapshot, one.written_at, one.message) if one.parent_id else None
 
 
-def restore_files(path: str) -> list[str]:
-    """Bring back the files of the store that are not as they were written; which. Chunks have no copy."""
-    if _is_remote(path):
-        return []
-    with _exclusive(path):
-        restored, _ = safekeeping.restore(path)
-        restored += [] if _opens(path) else _mend_entrance(path)
-        if tip(open_repository(path), path) not in safekeeping.snapshots(path):
-            restored.append(_write_tip(path))
-    return restored
-
-
-def _opens(path: str) -> bool:
-    with suppress(DamagedError):
-        return open_repository(path) is not None
-    return False
-
-
-def _mend_entrance(path: str) -> list[str]:
-    """Write anew the files without which nothing opens: the settings, and where the tip is."""
-    Path(path, "config.yaml").unlink(missing_ok=True)
-    mended = ["config.yaml"] + ([] if _opens(path) else [_write_tip(path)])
+def write_settings(path: str) -> None:
+    """Write the settings of the repository anew."""
     icechunk.Repository.open(_storage(path), config=_config()).save_config()
-    return mended
 
 
-def _write_tip(path: str) -> str:
-    """Say that the tip is the newest snapshot; the file that now says so."""
-    file = Path(path, "refs", f"branch.{BRANCH}", "ref.json")
-    known = safekeeping.snapshots(path)
-    for choose in (lambda: known[0], lambda: states(path)[0].id):  # without a tip the repository does not open
-        if not known:
-            raise CohortError(f"{path} has no state left; ingest its sources into a new cohort")
-        file.write_text(json.dumps({"snapshot": choose()}))
-    return "ref.json"
+def write_tip(path: str, snapshot: str) -> None:
+    """Say that `snapshot` is the newest state of a local repository, even where what said so is damaged."""
+    Path(path, "refs", f"branch.{BRANCH}", "ref.json").write_text(json.dumps({"snapshot": snapshot}))
 
 
 def set_back(path: str, snapshot: str) -> None:
     """Make `snapshot` the newest state; nothing of what came after it is deleted yet."""
-    with _exclusive(path):
-        open_repository(path).reset_branch(BRANCH, snapshot)
+    repository = open_repository(path)
+    with exclusive(path):
+        repository.reset_branch(BRANCH, snapshot)
 
 
 def forget_snapshots(repository: Repository, path: str, older_than: datetime) -> int:
     """Take snapshots from before `older_than` out of the history, but the newest; how many."""
-    with _exclusive(path):
+    with exclusive(path):
         _check_all_whole(path)
         forgotten = len(repository.expire_snapshots(older_than))
-        if not _is_remote(path):
+        if not is_remote(path):
             safekeeping.keep(path, anew=True)  # the oldest that stays has a new parent
         return forgotten
 
@@ -241,21 +211,21 @@ def collect_garbage(repository: Repository, path: str) -> int:
     On a local disk no writer is at work meanwhile; on an object store one may be, so that what is younger than a day
     stays. CohortError where the store is damaged: what belongs to whom is then not known.
     """
-    with _exclusive(path):
+    with exclusive(path):
         _check_all_whole(path)
-        before = datetime.now(UTC) - (timedelta(days=1) if _is_remote(path) else timedelta())
+        before = datetime.now(UTC) - (timedelta(days=1) if is_remote(path) else timedelta())
         try:
             freed = int(repository.garbage_collect(before).bytes_deleted)
         except icechunk.IcechunkError as error:
             raise _damage(path, first_line(error)) from error
-        if not _is_remote(path):
+        if not is_remote(path):
             safekeeping.prune(path)
         return freed
 
 
 def _check_all_whole(path: str) -> None:
     """DamagedError unless all files of the store are as they were written; those with a copy are restored."""
-    if not _is_remote(path) and (lost := safekeeping.restore(path)[1]):
+    if not is_remote(path) and (lost := safekeeping.restore(path)[1]):
         raise _damage(path, f"{lost[0]} is not as it was written")
 
 
@@ -392,7 +362,7 @@ def _is_array(member: object) -> bool:
     return isinstance(member, zarr.Array)
 
 
-def _is_remote(path: str) -> bool:
+def is_remote(path: str) -> bool:
     return "://" in path
 
 
@@ -418,9 +388,9 @@ def _config() -> Any:
 
 
 @contextmanager
-def _exclusive(path: str) -> Iterator[None]:
+def exclusive(path: str) -> Iterator[None]:
     """Be the only writer of a local cohort; the system lets go of the lock when the writer dies."""
-    if _is_remote(path):
+    if is_remote(path):
         yield
         return
     with Path(path, ".lock").open("w") as lock:

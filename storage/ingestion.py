@@ -62,6 +62,7 @@ class Intake:
     base: str
     files: frozenset[str] = frozenset()
     batch: int | None = None
+    dtype: str | None = None
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def shards(self) -> list[range]:
@@ -93,10 +94,11 @@ def begin(
     fractions: Fractions | None = None,
     origin: Mapping[str, Any] | None = None,
     batch: int | None = None,
+    dtype: str | None = None,
 ) -> Intake:
     """An ingestion of `source` into the cohort at `cohort_path`; errors as for `ingest`."""
     if not Cohort.exists(cohort_path):
-        return Intake(source, str(cohort_path), fractions, origin, base="", batch=batch)
+        return Intake(source, str(cohort_path), fractions, origin, base="", batch=batch, dtype=dtype)
     cohort = Cohort.open(cohort_path)
     check_matches(cohort, source, fractions)
     check_same_pseudonyms(cohort, origin)
@@ -110,6 +112,7 @@ def ingest(
     *,
     fractions: Fractions | None = None,
     origin: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
     batch: int | None = None,
     threads: int | None = None,
     on_progress: Progress | None = None,
@@ -118,15 +121,19 @@ def ingest(
 
     A file whose stamp or SHA-256 the cohort has is not decoded again; if the source gives it other labels or masks,
     they are corrected. A broken file goes to quarantine with its reason and is tried again by the next ingestion.
-    `fractions` of train, validation and test (0.7, 0.15, 0.15) are set when the cohort is made; `origin`, the address
-    and how it was opened, is kept for repairs. A shard is `batch` cases, by default what 256 MB hold and at most 256.
-    `on_progress(done, total)` is called after each shard.
+    `fractions` of train, validation and test (0.7, 0.15, 0.15) and the `dtype` of the pixels (that of the first cases)
+    are set when the cohort is made; `origin`, the address and how it was opened, is kept for repairs. A shard is
+    `batch` cases, by default what 256 MB hold and at most 256. `on_progress(done, total)` is called after each shard.
 
     CohortError where the cohort is of another grid, has other channels, labels or lesions, or was split in other
     fractions; SourceError where no file can be read, or a patient would be in two splits.
     """
-    intake = begin(source, cohort_path, fractions, origin, batch)
-    total, report = len(source.listing()), IngestReport(snapshot=intake.base)
+    return ingest_in_threads(begin(source, cohort_path, fractions, origin, batch, dtype), threads, on_progress)
+
+
+def ingest_in_threads(intake: Intake, threads: int | None = None, on_progress: Progress | None = None) -> IngestReport:
+    """`ingest`, already begun, in this process: by default a thread a core reads."""
+    total, report = len(intake.source.listing()), IngestReport(snapshot=intake.base)
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for places, shard in _read_ahead(intake, pool):
             report = record_shard(intake, shard, report)
@@ -241,9 +248,13 @@ def record_shard(intake: Intake, shard: Shard, before: IngestReport) -> IngestRe
     if cohort is None and not shard.cases:
         return replace(before, quarantined=[*before.quarantined, *shard.rejected])
     first = cohort is None
-    cohort = cohort or _create(intake, shard.cases[0])
+    cohort = cohort or _create(intake, np.result_type(*[case.image.dtype for case in shard.cases]))
+    fitting = [_in_dtype(case, cohort.dtype) for case in shard.cases]
+    cases = [case for case in fitting if isinstance(case, Case)]
+    misfits = [case for case in fitting if isinstance(case, Rejected)]
     waiting = before.quarantined if first else []
-    done = cohort.record(shard.cases, [*waiting, *shard.rejected], shard.corrections, shard.settled, intake.origin)
+    aside = [*waiting, *shard.rejected, *misfits]
+    done = cohort.record(cases, aside, shard.corrections, shard.settled, intake.origin)
     return IngestReport(
         added=before.added + done.added,
         known=before.known + shard.known + done.known,
@@ -251,6 +262,18 @@ def record_shard(intake: Intake, shard: Shard, before: IngestReport) -> IngestRe
         quarantined=[*([] if first else before.quarantined), *done.rejected],
         snapshot=done.snapshot,
     )
+
+
+def _in_dtype(case: Case, dtype: np.dtype[Any]) -> Case | Rejected:
+    """`case` in the dtype of the cohort, if that holds each of its values."""
+    if case.image.dtype == dtype:
+        return case
+    with np.errstate(invalid="ignore"):
+        cast = case.image.astype(dtype)
+    if np.array_equal(cast.astype(case.image.dtype), case.image):
+        return replace(case, image=cast)
+    reason = f"has {case.image.dtype} values that {dtype}, which the cohort was begun with, cannot hold; begin one with"
+    return Rejected(case.file, f"{reason} --dtype {np.result_type(case.image.dtype, dtype)}", case.sha256)
 
 
 def concluded(intake: Intake, report: IngestReport) -> IngestReport:
@@ -270,7 +293,7 @@ def _opened(path: str, token: str) -> Cohort:
     return Cohort.open(path)
 
 
-def _create(intake: Intake, first: Case) -> Cohort:
+def _create(intake: Intake, dtype: np.dtype[Any]) -> Cohort:
     """The cohort for the cases of the source; the one that another ingestion has just made, if one has."""
     source = intake.source
     try:
@@ -279,7 +302,7 @@ def _create(intake: Intake, first: Case) -> Cohort:
             grid=source.grid,
             dims=source.dims,
             channels=source.channels,
-            dtype=str(first.image.dtype),
+            dtype=intake.dtype or str(dtype),
             lesions=source.lesions,
             labels=source.labels,
             fractions=intake.fractions or FRACTIONS,

@@ -35,11 +35,12 @@ def picture(cohort: Cohort, case: int) -> tuple[np.ndarray, np.ndarray]:
     if len(cohort.dims) == 2:
         return image, masks
     channel, volume = cohort.channels[-1], image[-1]
-    seen = views(channel, cohort.dims, masks.any(axis=0) if masks.any() else np.abs(volume))
+    marked = np.asarray(masks.any(axis=0))
+    seen = views(channel, cohort.dims, marked if marked.any() else np.abs(volume))
     view = seen[len(seen) // 2]  # of three projections the coronal one
     low, high = window(channel, volume)
     shown = np.clip((view.of(volume) - low) / (high - low), 0, 1)
-    return shown[None], np.stack([view.of(mask) for mask in masks]) if len(masks) else masks.any(axis=1)
+    return shown[None], np.array([view.of(mask) for mask in masks])
 
 
 def training_curves(epochs: Sequence[Mapping[str, float]]) -> Figure:

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from storage.cohort import Cohort
-from storage.ingestion import IngestReport, Intake, begin, concluded, ingest, read_shard, record_shard
+from storage.ingestion import IngestReport, Intake, begin, concluded, ingest_in_threads, read_shard, record_shard
 from storage.sources import Source, open_source
 from storage.splits import Fractions
 from tasks.figures import contact_sheet
@@ -26,12 +26,18 @@ WORTH_A_CLUSTER = 4  # shards: starting processes takes as long as reading two o
 
 @task(name="ingest-source", task_run_name="{address}")
 def ingest_source(
-    address: str, cohort: str, fractions: Fractions | None, workers: int | None, options: dict[str, Any]
+    address: str,
+    cohort: str,
+    fractions: Fractions | None,
+    dtype: str | None,
+    workers: int | None,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """Bring `cohort` up to date with the source at `address`; counts of what happened and the cohort's snapshot."""
     opened, origin = opened_source(address, options)
     with tracked_run("ingest", {"address": address, "cohort": cohort, "fractions": fractions, **options}) as run:
-        report = ingest_with_progress(opened, cohort, fractions, origin, workers or os.cpu_count() or 1)
+        begun = begin(opened, cohort, fractions, origin, dtype=dtype)
+        report = ingest_with_progress(begun, workers or os.cpu_count() or 1)
         counts = {
             "added": report.added,
             "updated": report.updated,
@@ -60,22 +66,19 @@ def opened_source(address: str, options: dict[str, Any]) -> tuple[Source, dict[s
     return source, {address if address.startswith("sim:") else str(Path(address).resolve()): how}
 
 
-def ingest_with_progress(
-    source: Source, cohort: str, fractions: Fractions | None, origin: dict[str, Any], workers: int
-) -> IngestReport:
+def ingest_with_progress(intake: Intake, workers: int) -> IngestReport:
     """In threads of this process, or in those of a Dask cluster where that is worth its start."""
     done = 0
-    with progress("ingest", len(source.listing())) as advance:
+    with progress("ingest", len(intake.source.listing())) as advance:
 
         def moved(now: int, total: int) -> None:
             nonlocal done
             advance(now - done, "")
             done = now
 
-        intake = begin(source, cohort, fractions, origin)
         if os.environ.get(ADDRESS) or (workers > 1 and len(intake.shards()) >= WORTH_A_CLUSTER):
             return ingest_on_cluster(intake, workers, advance)
-        return ingest(source, cohort, fractions=fractions, origin=origin, threads=workers, on_progress=moved)
+        return ingest_in_threads(intake, workers, moved)
 
 
 def ingest_on_cluster(intake: Intake, workers: int, advance: Advance) -> IngestReport:

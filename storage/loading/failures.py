@@ -8,7 +8,6 @@ from storage.errors import CohortError
 
 T = TypeVar("T")
 FROM_WORKER = "in DataLoader worker process"  # torch's, in front of the traceback of a worker
-
 DEAD_WORKER = "DataLoader worker"
 
 

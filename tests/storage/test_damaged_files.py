@@ -117,7 +117,7 @@ def _dicom(folder: Path, syntax: str = "") -> None:
     for number in range(3):
         (folder / f"s{number}").mkdir()
         for z, plane in enumerate(_volume(number)):
-            slice_ = _slice(number, z, plane)
+            slice_ = _slice(number, z, plane.repeat(8, 0).repeat(8, 1) if syntax else plane)  # JPEG 2000 needs 32 pixels
             if syntax:
                 slice_.compress(syntax, generate_instance_uid=False)
             slice_.save_as(folder / f"s{number}" / f"s{number}_{z}.dcm", enforce_file_format=True)
