@@ -237,5 +237,7 @@ def export(
         fail("--format dicom-seg needs the original series: --dicom FOLDER", WRONG_USE)
     series = str(dicom) if dicom else None
     answer = flow(cohort, str(out), format, maps, split, grid, series, lesions=listed(lesions))
-    show(answer, tuple(answer))
+    show(answer, ("out", "format", "cases", "written", "unchanged", "skipped", "files", "manifest"))
     save_json(json_file, answer)
+    if answer.get("failed"):
+        fail(f"{len(answer['failed'])} cases not exported; the first: {answer['failed'][0]}", FAILED)

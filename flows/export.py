@@ -18,12 +18,10 @@ def export(
     split: Sequence[str] = (),
     grid: GridChoice = "cohort",
     dicom: str | None = None,
-    id_key: str | None = None,
     lesions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the cases of the splits (none named: all) into `out`; how many were written, left alone, skipped, failed.
 
-    `dicom` is the folder of the series that DICOM SEG refers to, `id_key` the key that their
-    patients were hashed with, where it is not the workspace's own.
+    `dicom` is the folder of the series that DICOM SEG refers to.
     """
-    return export_cohort(cohort, out, format, maps, lesions, split, grid, dicom, id_key)
+    return export_cohort(cohort, out, format, maps, lesions, split, grid, dicom)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip, RandScaleIntensity
+from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip, Randomizable, RandScaleIntensity
 from pydantic import Field
 
 from models.config import Config
@@ -44,11 +44,20 @@ def augmentation(config: AugmentationConfig, size: int, seed: int) -> Callable[[
         RandScaleIntensity(factors=config.brightness, prob=0.5),
         RandAdjustContrast(gamma=(1 - config.gamma, 1 + config.gamma), prob=0.5),
     ]
-    transform = Compose([*flips, affine, *colour])
-    transform.set_random_state(seed=seed)
+    return _Augmented(Compose([*flips, affine, *colour]), seed)
 
-    def augmented(item: Item) -> Item:
+
+class _Augmented(Randomizable):
+    """A case with its image transformed: a class, since loader workers need to pickle it and to seed it anew."""
+
+    def __init__(self, transform: Compose, seed: int) -> None:
+        self.transform = transform
+        self.set_random_state(seed)
+
+    def set_random_state(self, seed: int | None = None, state: Any = None) -> "_Augmented":
+        self.transform.set_random_state(seed=seed, state=state)
+        return self
+
+    def __call__(self, item: Item) -> Item:
         image = torch.as_tensor(item["image"]).float()
-        return {**item, "image": torch.as_tensor(transform(image)).clamp(0, 255)}
-
-    return augmented
+        return {**item, "image": torch.as_tensor(self.transform(image)).clamp(0, 255)}

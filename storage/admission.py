@@ -19,7 +19,6 @@ class Register:
         self.rows = 0
         self.last = ""
         self.file_of: dict[str, str] = {}
-        self.digest_of: dict[str, str] = {}
         self.names: set[str] = set()
         self.split_of: dict[str, str] = {}
 
@@ -29,7 +28,6 @@ class Register:
         for name, patient, split, file, digest in rows[list(IDENTITY)].itertuples(index=False, name=None):
             self.last = digest
             self.file_of[digest] = file
-            self.digest_of[file] = digest
             self.names.add(name)
             self.split_of[patient] = split
 
@@ -53,7 +51,7 @@ def admit(register: Register, cases: Sequence[Case], fractions: Fractions) -> Ad
     names, file_of = set[str](), dict[str, str]()
     for case in cases:
         first = register.file_of.get(case.sha256) or file_of.get(case.sha256)
-        if register.digest_of.get(case.file) == case.sha256:
+        if register.file_of.get(case.sha256) == case.file:
             known += 1
         elif first is not None:
             rejected.append(Rejected(case.file, duplicate_of(first), case.sha256))

@@ -1,8 +1,9 @@
 """Is all of a cohort as it was written? Every pixel against its digest; and mending what can be mended."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -13,10 +14,11 @@ import numpy as np
 from storage import engine
 from storage.case import Case
 from storage.cohort import Cohort
-from storage.errors import CohortError, SourceError
-from storage.layout import Corrections, digest
-from storage.maps import Maps, forget_maps
+from storage.errors import CohortError, DamagedError, SourceError
+from storage.layout import Corrections, digest, mask_digest
+from storage.maps import Maps, delete_maps, forget_maps
 from storage.migration import migrate
+from storage.restoration import TIP, restore_files, states
 from storage.sources import Source
 
 Part = Literal["image", "masks", "map", "table"]
@@ -26,7 +28,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that cannot be read, or is not what was written; `name` is a case, or SET/case of a map."""
+    """Something that cannot be read, or is not what was written.
+
+    `name` and `row` are a case and its number; of a map its set and its case, -1 for all of the set.
+    """
 
     part: Part
     name: str
@@ -34,7 +39,8 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.part} of {self.name}: {self.reason}"
+        case = f"case {self.row} in " if self.part == "map" and self.row >= 0 else ""
+        return f"{self.part} of {case}{self.name}: {self.reason}"
 
 
 @dataclass
@@ -60,9 +66,9 @@ def check(path: str, on_progress: Progress | None = None) -> CheckReport:
         cohort = Cohort.open(path)
         table = cohort.table
         cohort.quarantine  # noqa: B018 a property that reads
-    except CohortError:
-        raise
-    except Exception as error:  # a damaged chunk of a column: zarr, numcodecs and icechunk each have their own
+        if files := engine.damaged_files(engine.open_repository(path), path, cohort.snapshot, again=True):
+            return CheckReport("", damaged=[Damage("table", path, -1, f"{files[0]} is not as it was written")])
+    except DamagedError as error:
         return CheckReport("", damaged=[Damage("table", path, -1, engine.first_line(error))])
     of_maps = list(_map_questions(cohort))
     questions = [*_questions(cohort), *of_maps]
@@ -81,19 +87,28 @@ Answer = tuple[int, Damage | None]
 
 def _questions(cohort: Cohort) -> Iterator[Callable[[], Answer]]:
     """For each case: is its image, are its masks what their digest says?"""
-    columns = cohort.table[["case_id", "image_digest", "mask_digest"]]
-    for row, (name, image, mask) in enumerate(columns.itertuples(index=False, name=None)):
+    columns = cohort.table[["case_id", "image_digest", "mask_digest", "has_masks"]]
+    for row, (name, image, mask, annotated) in enumerate(columns.itertuples(index=False, name=None)):
         yield partial(_compare, "image", name, row, image, cohort.image)
-        if mask:
+        if annotated:
             yield partial(_compare, "masks", name, row, mask, cohort.masks)
 
 
 def _map_questions(cohort: Cohort) -> Iterator[Callable[[], Answer]]:
     """For each map: can it be read? Its chunks carry checksums of their own."""
     for name in cohort.map_names():
-        maps = cohort.maps(name)
+        try:
+            maps = cohort.maps(name)
+            maps.table  # noqa: B018 a property that reads
+        except DamagedError as error:
+            yield partial(_known_damage, Damage("map", name, -1, engine.first_line(error)))
+            continue
         for case in maps.indices.tolist():
-            yield partial(_compare, "map", name, case, "", partial(_map_arrays, maps))
+            yield partial(_compare, "map", name, case, None, partial(_map_arrays, maps))
+
+
+def _known_damage(damage: Damage) -> Answer:
+    return 0, damage
 
 
 def _map_arrays(maps: Maps, case: int) -> np.ndarray:
@@ -107,37 +122,45 @@ def _answer(question: Callable[[], Answer]) -> Answer:
     return question()
 
 
-def _compare(part: Part, name: str, row: int, wanted: str, read: Callable[[int], np.ndarray]) -> Answer:
+def _compare(part: Part, name: str, row: int, wanted: str | None, read: Callable[[int], np.ndarray]) -> Answer:
     try:
         pixels = read(row)
     except CohortError as error:
         return 0, Damage(part, name, row, engine.first_line(error.__cause__ or error))
-    if wanted and digest(pixels) != wanted:
+    if wanted is not None and digest(pixels) != wanted:
         return pixels.nbytes, Damage(part, name, row, "not the pixels that were written")
     return pixels.nbytes, None
 
 
 def repair(path: str, reopen: Reopen, on_progress: Progress | None = None) -> CheckReport:
-    """`check`, and mend: an older format, a damaged table, damaged cases and maps, and what killed writers left.
+    """`check`, and mend: the store, an older format, the table, cases and maps; delete what killed writers left.
 
-    A damaged table is set back to the newest state that can be read: ingesting again brings back what came after it.
-    A damaged case is read again from its source, if `reopen(address, how)` finds the file as it was; a damaged map is
-    taken out, so that localisation makes it anew.
+    Files of the store are restored from their copies. A damaged table is set back to the newest state that can be read,
+    and nothing is deleted then: ingesting again brings back what came after it. A damaged case is read again from its
+    source, if `reopen(address, how)` finds the file as it was; a damaged map is taken out, so that localisation makes
+    it anew.
     """
-    mended = ["format 1"] if engine.exists(path) and migrate(path) else []
+    restored = restore_files(path) if engine.exists(path) else []
+    mended = [f"{name}, restored" + (_SET_BACK if name == TIP else "") for name in restored]
+    mended += ["format 1"] if engine.exists(path) and migrate(path) else []
     report = check(path, on_progress)
-    if any(damage.part == "table" for damage in report.damaged):
+    damaged = [Damage("table", path, -1, f"{name} was not as it was written") for name in restored]
+    if lost_table := any(damage.part == "table" for damage in report.damaged):
         snapshot = _newest_readable(path)
-        engine.set_back(engine.open_repository(path), path, snapshot)
-        mended.append(f"table, set back to {snapshot}: ingest again for what came after it")
-        damaged, report = report.damaged, check(path, on_progress)
-        report.damaged = [*damaged, *report.damaged]
-    report.repaired = mended
+        engine.set_back(path, snapshot)
+        mended.append(f"table, set back to {snapshot}{_SET_BACK}")
+        damaged, report = [*damaged, *report.damaged], check(path, on_progress)
+    report.damaged, report.repaired = [*damaged, *report.damaged], mended
     _mend_maps(path, report)
     _mend_cases(path, report, reopen)
-    report.freed_bytes += engine.collect_garbage(engine.open_repository(path), path)
+    if not (lost_table or TIP in restored):
+        with suppress(DamagedError):  # of a state of the past: what belongs to it is not known
+            report.freed_bytes = engine.collect_garbage(engine.open_repository(path), path)
     report.snapshot = Cohort.open(path).snapshot
     return report
+
+
+_SET_BACK = ": ingest again for what came after it"
 
 
 def expire(path: str, days: int) -> tuple[int, int]:
@@ -152,64 +175,87 @@ def expire(path: str, days: int) -> tuple[int, int]:
 
 def _newest_readable(path: str) -> str:
     """The newest snapshot whose table can be read."""
-    repository = engine.open_repository(path)
-    for state in engine.history(repository, engine.tip(repository)):
+    for state in states(path):
         try:
             cohort = Cohort.open(path, state.id)
             cohort.table, cohort.quarantine  # noqa: B018 properties that read
-        except Exception:
+        except CohortError:
             continue
         return state.id
     raise CohortError(f"{path} has no state whose table can be read; ingest its sources into a new cohort")
 
 
 def _mend_maps(path: str, report: CheckReport) -> None:
-    """Take damaged maps out of their sets."""
-    damaged = [damage for damage in report.damaged if damage.part == "map"]
-    if not damaged:
+    """Take damaged maps out of their sets, and sets that cannot be told at all."""
+    rows: dict[str, list[int]] = {}
+    for damage in report.damaged:
+        if damage.part == "map":
+            rows.setdefault(damage.name, []).append(damage.row)
+    if not rows:
         return
 
     def write(group: engine.Group, _: str) -> str:
-        for name in {damage.name for damage in damaged}:
-            forget_maps(group, name, [damage.row for damage in damaged if damage.name == name])
-        return f"{len(damaged)} damaged maps taken out"
+        for name, cases in rows.items():
+            if -1 in cases:
+                delete_maps(group, name)
+            else:
+                forget_maps(group, name, cases)
+        return f"damaged maps of {', '.join(rows)} taken out"
 
     engine.transact(engine.open_repository(path), path, write)
-    report.repaired += [f"{damage.part} {damage.row} of {damage.name}, taken out" for damage in damaged]
+    for name, cases in rows.items():
+        report.repaired += [
+            f"maps of {name}, all taken out" if case < 0 else f"map of case {case} in {name}, taken out"
+            for case in cases
+        ]
 
 
 def _mend_cases(path: str, report: CheckReport, reopen: Reopen) -> None:
-    """Write damaged cases anew from their sources."""
-    rows = sorted({damage.row for damage in report.damaged if damage.part in ("image", "masks")})
-    if not rows:
+    """Write what is damaged of cases anew from their sources."""
+    missing: dict[int, set[Part]] = {}
+    for damage in report.damaged:
+        if damage.part in ("image", "masks"):
+            missing.setdefault(damage.row, set()).add(damage.part)
+    if not missing:
         return
     cohort = Cohort.open(path)
-    better, names = Corrections(), cohort.table["case_id"]
-    for row, case in _read_again(cohort, rows, reopen):
-        better.images[row] = case.image
-        if cohort.lesions and case.masks is not None:
-            better.masks[row] = case.masks
-    cohort.record([], corrections=better)
-    report.repaired += [f"case {names[row]}, read again" for row in better.images]
-    report.lost += [str(names[row]) for row in rows if row not in better.images]
+    names = cohort.table["case_id"]
+    for better in _read_again(cohort, missing, reopen):
+        cohort.record([], corrections=better)
+    report.repaired += [f"case {names[row]}, read again" for row, parts in missing.items() if not parts]
+    report.lost += [str(names[row]) for row, parts in missing.items() if parts]
 
 
-def _read_again(cohort: Cohort, rows: Sequence[int], reopen: Reopen) -> Iterator[tuple[int, Case]]:
-    """(row, case) of those whose source still has the same bytes and gives the same pixels and masks."""
-    missing, table = set(rows), cohort.table
+def _read_again(cohort: Cohort, missing: dict[int, set[Part]], reopen: Reopen) -> Iterator[Corrections]:
+    """What can be had again of each case: only what is what was written. It is taken off what is `missing`."""
+    table = cohort.table
     for address, how in cohort.origins.items():
-        row_of = {table["file"].iat[row]: row for row in missing}
+        row_of = {(table["file"].iat[row], table["sha256"].iat[row]): row for row, parts in missing.items() if parts}
+        files = {file for file, _ in row_of}
         try:
             source = reopen(address, how)
-            keys = [key for key in source.listing() if key.file in row_of]
+            keys = [key for key in source.listing() if key.file in files]
         except SourceError:
             continue
         for key in keys:
-            row = row_of[key.file]
-            case = source.read(key) if source.sha256(key) == table["sha256"].iat[row] else None
-            if isinstance(case, Case) and digest(case.image) == table["image_digest"].iat[row]:
-                missing.discard(row)
-                yield row, case
+            row = row_of.get((key.file, source.sha256(key)))
+            case = None if row is None else source.read(key)
+            if row is not None and isinstance(case, Case):
+                yield _what_was_written(cohort, row, case, missing[row])
+
+
+def _what_was_written(cohort: Cohort, row: int, case: Case, parts: set[Part]) -> Corrections:
+    """Those of the damaged `parts` of a case that its source still gives; they are taken off."""
+    better, known = Corrections(), cohort.table.iloc[row]
+    grid = cohort.shape(row)
+    if "image" in parts and digest(case.image) == known["image_digest"]:
+        better.images[row] = case.image
+        parts.discard("image")
+    fits = case.masks is not None and case.image.shape[1:] == grid
+    if "masks" in parts and fits and mask_digest(case.masks, grid, cohort.layout) == known["mask_digest"]:
+        better.masks[row] = case.masks
+        parts.discard("masks")
+    return better
 
 
 def megabytes(count: int) -> float:

@@ -101,9 +101,8 @@ class Cohort:
         if not engine.exists(str(path)):
             return False
         repository = engine.open_repository(str(path))
-        return (
-            layout.read_layout(engine.read_group(repository, str(path), engine.tip(repository, str(path)))) is not None
-        )
+        newest = engine.tip(repository, str(path))
+        return layout.read_layout(engine.read_group(repository, str(path), newest)) is not None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Cohort.open, (self.path, self.snapshot)
@@ -322,11 +321,12 @@ class Cohort:
 
     def _caught_up(self, group: engine.Group) -> Register:
         """The register as of the tip: only rows that others have added since are read."""
-        names = engine.array_of(group, "sha256")
-        known = self._register
-        if known.rows > names.shape[0] or (known.rows and str(names[known.rows - 1]) != known.last):
+        known, count = self._register, engine.array_of(group, "sha256").shape[0]
+        newer = engine.read_columns(group, IDENTITY, max(known.rows - 1, 0))
+        if known.rows and (known.rows > count or newer["sha256"].iat[0] != known.last):
             known = self._register = Register()  # the branch was set back and grew again
-        known.learn(engine.read_columns(group, IDENTITY, known.rows))
+            newer = engine.read_columns(group, IDENTITY)
+        known.learn(newer.iloc[1:] if known.rows else newer)
         return known
 
     def _set_aside(self, group: engine.Group, rejected: Sequence[Rejected], freed: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""The storage engine: icechunk transactions over Zarr v3. The one module that knows either of them.
+"""The storage engine: icechunk transactions over Zarr v3. With `storage.places` all that knows either of them.
 
 A cohort is one icechunk repository with one branch. Every write is one commit on its tip; a writer that dies leaves the
 tip where it was. icechunk calls concurrent commits unsafe on a local file system, so there a lock file serialises
@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from zarr.codecs import ZstdCodec
 
 from storage import safekeeping
 from storage.errors import CohortError, DamagedError
+from storage.places import is_remote, settings, storage_at
 
 Group = zarr.Group
 Array = zarr.Array[Any]
@@ -36,9 +37,6 @@ Repository = Any  # icechunk.Repository, which mypy does not follow
 BRANCH = "main"
 ATTEMPTS = 100
 COLUMN_CHUNK = 1024  # rows a chunk of a column: each commit writes the last one anew
-ROWS_A_MANIFEST = (
-    4096  # without it each commit rewrites the chunk list of all cases: 17 MB against 4.6 MB after 40 commits
-)
 EXIT_PATIENCE = 2.0  # seconds
 COMPRESSOR = ZstdCodec(level=1, checksum=True)  # a flipped bit is an error at the next read, not other pixels
 SMALL_ROW, SMALL_ROWS = 4096, 1024  # rows of fewer bytes lie so many to a chunk
@@ -59,13 +57,13 @@ def exists(path: str) -> bool:
     """Whether there is a repository at `path`, be it damaged. Asking creates nothing."""
     if not is_remote(path):
         return Path(path, "refs", f"branch.{BRANCH}").is_dir()
-    return bool(icechunk.Repository.exists(_storage(path)))
+    return bool(icechunk.Repository.exists(storage_at(path)))
 
 
 def open_repository(path: str) -> Repository:
     """The repository at `path`; DamagedError where it cannot be read."""
     try:
-        return icechunk.Repository.open(_storage(path))
+        return icechunk.Repository.open(storage_at(path))
     except icechunk.IcechunkError as error:
         raise _damage(path, f"it cannot be opened: {first_line(error)}") from error
 
@@ -81,14 +79,14 @@ def create(path: str, lay_out: Callable[[Group, str], str]) -> None:
     """
     if is_remote(path) or exists(path):
         new = not exists(path)
-        repository = icechunk.Repository.create(_storage(path), config=_config()) if new else open_repository(path)
+        repository = icechunk.Repository.create(storage_at(path), config=settings()) if new else open_repository(path)
         transact(repository, path, lay_out)
         return
     folder = Path(path)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:12]}.partial")
     try:
-        repository = icechunk.Repository.create(_storage(str(partial)), config=_config())
+        repository = icechunk.Repository.create(storage_at(str(partial)), config=settings())
         transact(repository, str(partial), lay_out)
         partial.rename(folder)
     except OSError as error:
@@ -138,6 +136,8 @@ def read_group(repository: Repository, path: str, snapshot: str) -> Group:
     try:
         return zarr.open_group(repository.readonly_session(snapshot_id=snapshot).store, mode="r", zarr_format=3)
     except (icechunk.IcechunkError, ValueError) as error:
+        if snapshot == tip(repository, path):
+            raise _damage(path, "its newest state cannot be found") from error
         raise CohortError(f"{path} has no snapshot '{snapshot}'; its history lists those it has") from error
 
 
@@ -180,7 +180,7 @@ def describe(repository: Repository, snapshot: str) -> Snapshot | None:
 
 def write_settings(path: str) -> None:
     """Write the settings of the repository anew."""
-    icechunk.Repository.open(_storage(path), config=_config()).save_config()
+    icechunk.Repository.open(storage_at(path), config=settings()).save_config()
 
 
 def write_tip(path: str, snapshot: str) -> None:
@@ -306,6 +306,11 @@ def read_columns(group: Group, names: Sequence[str], start: int = 0) -> pd.DataF
     return pd.DataFrame({name: _column(array_of(group, name), start) for name in names})
 
 
+def read_column(group: Group, name: str) -> np.ndarray:
+    """A column; DamagedError where it cannot be read."""
+    return _column(array_of(group, name), 0)
+
+
 def append_columns(group: Group, rows: pd.DataFrame) -> None:
     """Append a table to the columns of the same names."""
     for name in rows.columns:
@@ -338,6 +343,13 @@ def append(array: Array, values: np.ndarray) -> None:
     array[rows:] = values
 
 
+def clear_rows(array: Array, rows: np.ndarray) -> None:
+    """Make rows 0, given as a bool for each; chunks of nothing else need not be readable for that."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], rows, [False]))))
+    for first, last in edges.reshape(-1, 2).tolist():
+        array[first:last] = 0
+
+
 def _values(column: "pd.Series[Any]") -> np.ndarray:
     """A column as numpy has it; all but numbers as text, whatever pandas keeps it as, and a missing text as ''."""
     is_number = getattr(column.dtype, "kind", "O") in "fiub"
@@ -360,31 +372,6 @@ def _column_slice(array: Array, first: int, last: int) -> np.ndarray:
 
 def _is_array(member: object) -> bool:
     return isinstance(member, zarr.Array)
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
-
-
-def _storage(path: str) -> Any:
-    """Where icechunk finds `path`: a folder, or a bucket with credentials from the environment."""
-    scheme, _, rest = path.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if not rest:
-        return icechunk.local_filesystem_storage(path)
-    if scheme == "s3":
-        return icechunk.s3_storage(bucket=bucket, prefix=prefix, from_env=True)
-    if scheme == "gs":
-        return icechunk.gcs_storage(bucket=bucket, prefix=prefix, from_env=True)
-    raise CohortError(f"{path} is no place for a cohort: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME is")
-
-
-def _config() -> Any:
-    config = icechunk.RepositoryConfig.default()
-    rows = {icechunk.ManifestSplitDimCondition.Axis(0): ROWS_A_MANIFEST}
-    splitting = icechunk.ManifestSplittingConfig.from_dict({icechunk.ManifestSplitCondition.AnyArray(): rows})
-    config.manifest = icechunk.ManifestConfig(splitting=splitting)
-    return config
 
 
 @contextmanager

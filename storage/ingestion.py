@@ -229,14 +229,30 @@ def _correct(shard: Shard, intake: Intake, table: pd.DataFrame, row: int, key: L
         better.labels[row] = given
     if table["stamp"].iat[row] == key.stamp:
         return
-    better.stamps[row] = key.stamp
-    if not (intake.source.lesions and table["stamp"].iat[row]):
-        return
+    problem = _correct_masks(better, intake, table, row, key) if intake.source.lesions else ""
+    if problem:
+        shard.rejected.append(Rejected(key.file, problem, str(table["sha256"].iat[row])))
+    else:
+        better.stamps[row] = key.stamp  # only now: while there is a problem, each ingestion looks at the files again
+
+
+def _correct_masks(better: Corrections, intake: Intake, table: pd.DataFrame, row: int, key: Listed) -> str:
+    """Note the masks of a known case where they are others now; what is wrong with them, '' where nothing is."""
     read = intake.source.read(key)
     if isinstance(read, Rejected):
-        shard.rejected.append(read)
-    elif mask_digest(read.masks, read.image.shape[1:], _cohort(intake).layout) != table["mask_digest"].iat[row]:
+        return read.reason
+    grid = tuple(table[f"size_{axis}"].to_numpy(np.int64)[row].item() for axis in intake.source.dims)
+    if read.image.shape[1:] != grid:
+        return _OTHER_GRID.format(" × ".join(map(str, read.image.shape[1:])), " × ".join(map(str, grid)))
+    if mask_digest(read.masks, grid, _cohort(intake).layout) != table["mask_digest"].iat[row]:
         better.masks[row] = read.masks
+    return ""
+
+
+_OTHER_GRID = (
+    "has a grid of {} when it is read with these options, in the cohort it has {}: "
+    "give the options that it was ingested with"
+)
 
 
 def record_shard(intake: Intake, shard: Shard, before: IngestReport) -> IngestReport:

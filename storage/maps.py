@@ -28,7 +28,7 @@ class Maps:
     def __init__(self, name: str, group: engine.Group) -> None:
         self.name = name
         self._group = engine.subgroup(group, f"{ROOT}/{name}")
-        cases = np.asarray(engine.array_of(self._group, ROW)[:], np.int64)
+        cases = engine.read_column(self._group, ROW)
         self._rows = np.flatnonzero(cases != FORGOTTEN)
         self.indices = cases[self._rows]
         self._row_of = dict(zip(self.indices.tolist(), self._rows.tolist(), strict=True))
@@ -110,7 +110,7 @@ def record_maps(
     _check_same_kind(name, maps, table, arrays)
     if attrs is not None:
         maps.attrs[ATTRS] = dict(attrs)
-    known = np.asarray(engine.array_of(maps, ROW)[:])
+    known = engine.read_column(maps, ROW)
     row_of = {int(case): row for row, case in enumerate(known)}
     rows = np.array([row_of.get(int(case), -1) for case in cases], np.int64)
     fresh = np.flatnonzero(rows < 0).tolist()
@@ -123,10 +123,16 @@ def record_maps(
 
 
 def forget_maps(group: engine.Group, name: str, cases: Sequence[int]) -> None:
-    """Take the maps of `cases` out of the set `name`, so that they count as never made."""
-    column = engine.array_of(engine.subgroup(group, f"{ROOT}/{name}"), ROW)
-    known = np.asarray(column[:])
-    column[:] = np.where(np.isin(known, cases), FORGOTTEN, known)
+    """Take the maps of `cases` out of the set `name`, so that they count as never made.
+
+    Their rows are emptied: a damaged chunk of many rows could not be appended to.
+    """
+    maps = engine.subgroup(group, f"{ROOT}/{name}")
+    known = engine.read_column(maps, ROW)
+    left = np.where(np.isin(known, cases), FORGOTTEN, known)
+    engine.rewrite_columns(maps, pd.DataFrame({ROW: left}))
+    for array in _noted(maps, ARRAYS, []):
+        engine.clear_rows(engine.array_of(maps, array), left == FORGOTTEN)
 
 
 def delete_maps(group: engine.Group, name: str) -> None:

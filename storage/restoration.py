@@ -5,6 +5,9 @@ from pathlib import Path
 from storage import engine, safekeeping
 from storage.engine import Snapshot
 from storage.errors import CohortError, DamagedError
+from storage.places import is_remote
+
+TIP = "ref.json"
 
 
 def restore_files(path: str) -> list[str]:
@@ -12,22 +15,22 @@ def restore_files(path: str) -> list[str]:
 
     CohortError where not one state is left.
     """
-    if engine.is_remote(path):
+    if is_remote(path):
         return []
     with engine.exclusive(path):
         restored, _ = safekeeping.restore(path)
         if not _opens(path):
             restored += _mend_entrance(path)
-        if engine.tip(engine.open_repository(path), path) not in safekeeping.snapshots(path):
+        if not _is_whole(path, engine.tip(engine.open_repository(path), path)):
             engine.write_tip(path, _newest(path))
-            restored.append("ref.json")
+            restored.append(TIP)
     return restored
 
 
 def states(path: str) -> list[Snapshot]:
     """All snapshots that can be told of, newest first, whether or not they led to the tip."""
     repository = engine.open_repository(path)
-    if engine.is_remote(path):
+    if is_remote(path):
         return engine.history(repository, path, engine.tip(repository, path))
     found = [engine.describe(repository, name) for name in safekeeping.snapshots(path)]
     return sorted((one for one in found if one is not None), key=lambda state: state.time, reverse=True)
@@ -46,7 +49,7 @@ def _mend_entrance(path: str) -> list[str]:
     Path(path, "config.yaml").unlink(missing_ok=True)
     mended = ["config.yaml"]
     if not _opens(path):
-        mended.append("ref.json")
+        mended.append(TIP)
         for known in safekeeping.snapshots(path)[:1]:
             engine.write_tip(path, known)  # any: to find the newest, the repository has to open
         engine.write_tip(path, _newest(path))
@@ -55,7 +58,13 @@ def _mend_entrance(path: str) -> list[str]:
 
 
 def _newest(path: str) -> str:
-    known = states(path) if _opens(path) else []
-    if not known:
-        raise CohortError(f"{path} has no state that can be read; ingest its sources into a new cohort")
-    return known[0].id
+    """The newest state of which no file is damaged beyond repair."""
+    for state in states(path) if _opens(path) else []:
+        if _is_whole(path, state.id):
+            return state.id
+    raise CohortError(f"{path} has no state that can be read; ingest its sources into a new cohort")
+
+
+def _is_whole(path: str, snapshot: str) -> bool:
+    known = snapshot in safekeeping.snapshots(path)
+    return known and not engine.damaged_files(engine.open_repository(path), path, snapshot, again=True)

@@ -71,7 +71,6 @@ def export_cohort(
     splits: Sequence[str],
     grid: GridChoice,
     dicom: str | None,
-    id_key: str | None,
 ) -> dict[str, Any]:
     """Write what `out` does not have yet; counts. CohortError for a request that the format cannot meet."""
     check_request(format, maps, grid, dicom, out)
@@ -82,8 +81,7 @@ def export_cohort(
     if format == "zarr":
         return answer | export_store(opened, Path(out), cases, content)
     if dicom:
-        key = id_key.encode() if id_key else identity_key()
-        content = replace(content, series=find_series(opened, annotated(opened, cases), dicom, key))
+        content = replace(content, series=find_series(opened, annotated(opened, cases), dicom, identity_key()))
     job = Job(cohort, opened.snapshot, Path(out), format, content, content_key(opened, format, content))
     return answer | export_cases(opened, job, cases)
 

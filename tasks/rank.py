@@ -26,7 +26,7 @@ from models.augmentation import AugmentationConfig, augmentation
 from models.config import Config
 from models.registry import build
 from storage.cohort import Cohort
-from storage.loading import CohortImages, MemoryEstimate, memory_estimate
+from storage.loading import CohortImages, MemoryEstimate, explained_failures, memory_estimate
 from tasks.model_files import load_initial, save_model
 
 BEST = "best"
@@ -90,7 +90,8 @@ def train_rank(job_file: str) -> None:
         default_root_dir=job.folder,
     )
     last = job.folder / "checkpoints" / "last.ckpt"
-    trainer.fit(system, CohortData(job), ckpt_path=last if last.exists() else None, weights_only=False)
+    with explained_failures():
+        trainer.fit(system, CohortData(job), ckpt_path=last if last.exists() else None, weights_only=False)
     if trainer.is_global_zero:
         write_model(job, Path(best.best_model_path))
 
@@ -121,7 +122,10 @@ class CohortData(LightningDataModule):
         sampler = WeightedRandomSampler(
             weights.tolist(), len(weights), replacement=settings.balance, generator=generator
         )
-        return self._loader(self.training, sampler=sampler, drop_last=len(weights) >= settings.batch_size)
+        # from which the loader seeds its workers; without workers it would only shift torch's own generator
+        of_workers = torch.Generator().manual_seed(seed) if settings.workers else None
+        full = len(weights) >= settings.batch_size
+        return self._loader(self.training, sampler=sampler, drop_last=full, generator=of_workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """As they are, in order."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import TypeVar
 
 from storage.errors import CohortError
@@ -9,6 +10,10 @@ from storage.errors import CohortError
 T = TypeVar("T")
 FROM_WORKER = "in DataLoader worker process"  # torch's, in front of the traceback of a worker
 DEAD_WORKER = "DataLoader worker"
+KILLED = (
+    "a loading worker was killed, as the system does when memory runs out: "
+    "lower the number of workers, the batch size or prefetch_factor"
+)
 
 
 class LoadingError(CohortError):
@@ -52,6 +57,8 @@ def explanation(error: Exception) -> str | None:
     if text.startswith(DEAD_WORKER):
         why = str(error.__cause__)  # tells the signal or the exit code, where torch caught it
         return _of_dead_worker(why if why.startswith(DEAD_WORKER) else text)
+    if isinstance(error, ConnectionError | EOFError | FileNotFoundError) and _while_taking_over(error):
+        return KILLED
     if "stack expects each tensor to be equal size" in text:
         return "the cases of a batch differ in shape: pass collate_fn=padded_batch to the loader, or batch_size=1"
     return None
@@ -66,11 +73,14 @@ def _of_dead_worker(text: str) -> str | None:
     if "exit code" in text:
         return f"{text.partition('. ')[0]}; with 0 workers the error shows itself"
     if "signal: Killed" in text or "exited unexpectedly" in text:
-        return (
-            "a loading worker was killed, as the system does when memory runs out: "
-            "lower the number of workers, the batch size or prefetch_factor"
-        )
+        return KILLED
     return text.strip() if "killed by signal" in text else None
+
+
+def _while_taking_over(error: BaseException) -> bool:
+    """Whether a worker was gone when torch asked it for the memory of a batch that it had announced."""
+    files = (frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
+    return any(file.endswith("torch/multiprocessing/reductions.py") for file in files)
 
 
 def one_line(error: BaseException) -> str:

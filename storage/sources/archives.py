@@ -58,6 +58,21 @@ def unpacked(archive: Path, into: Path) -> Path:
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
 
 
+def listed_whole(archive: zipfile.ZipFile, path: Path) -> list[zipfile.ZipInfo]:
+    """The members of a zip; BadZipFile where its directory ends with another count: zipfile lists what it can read."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LONGEST_END))
+        end = file.read()
+    at = end.rfind(b"PK\5\6")
+    count, members = int.from_bytes(end[at + 10 : at + 12], "little"), archive.infolist()
+    if at < 0 or count not in (len(members), 0xFFFF):  # 0xFFFF: zip64 has the count elsewhere
+        raise zipfile.BadZipFile(f"its directory lists {len(members)} of {count} files")
+    return members
+
+
+_LONGEST_END = 22 + 0xFFFF  # the record that ends a zip, and its comment
+
+
 def _put_in_place(partial: Path, target: Path) -> None:
     partial.chmod(0o755)  # mkdtemp keeps others out
     try:
@@ -113,7 +128,7 @@ def _checked_name(archive: Path, name: str, seen: set[str]) -> PurePosixPath:
 
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
+        for info in listed_whole(opened, archive):
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise SourceError(_LINK.format(archive.name, info.filename))

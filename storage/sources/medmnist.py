@@ -22,6 +22,7 @@ import numpy as np
 from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
 from storage.geometry import Geometry, Resample, plain
+from storage.sources.archives import listed_whole
 from storage.sources.photograph_file import UnreadableError
 from storage.sources.stamp import stamp_of
 from storage.sources.voxels import cast, stored_dtype
@@ -29,6 +30,7 @@ from storage.sources.voxels import cast, stored_dtype
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 LAYOUT = "an .npz in MedMNIST's layout holds train_images, train_labels and the same for val and test"
 DEFLATE = 1100  # the most that deflate can shrink anything: more is a lie of the archive's directory
+PIECE = 1 << 20
 _LOCK = threading.Lock()
 
 
@@ -141,11 +143,12 @@ def _arrays(path: Path) -> dict[str, _Array]:
         raise SourceError(f"there is no file {path}")
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            names = {info.filename.removesuffix(".npy"): info for info in listed_whole(archive, path)}
             wanted = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")]
             arrays = {name: _array(archive, names[name], file) for name in wanted if name in names}
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise SourceError(f"{path} cannot be read as an .npz: {error}") from error
+    except Exception as error:  # zipfile and numpy's header parser raise whatever the damaged bytes lead to
+        reason = str(error).partition("\n")[0]
+        raise SourceError(f"{path} cannot be read as an .npz: {reason}") from error
     if not any(name.endswith("_images") for name in arrays):
         raise SourceError(f"{path} holds {', '.join(sorted(names)[:9]) or 'nothing'}; {LAYOUT}")
     return arrays
@@ -154,9 +157,12 @@ def _arrays(path: Path) -> dict[str, _Array]:
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: IO[bytes]) -> _Array:
     """What the header of an array says, checked against the size of its member."""
     with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
+        try:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(stream)
+        except Exception as error:  # a header is Python's text: SyntaxError, TokenError, TypeError, RecursionError …
+            raise ValueError(f"the header of {info.filename} is damaged") from error
         offset = stream.tell()
     if dtype.hasobject or dtype.kind not in "biuf":
         raise ValueError(f"{info.filename} holds {dtype}, numbers are expected")
@@ -190,11 +196,19 @@ def _opened(address: str, name: str, stamp: str) -> np.ndarray:
     """The images of a split, once a process: mapped where the zip stores them as they are, else read into memory."""
     array = _arrays(Path(address))[name]
     if array.offset_in_file is not None:
+        _check_sum(address, array)
         mapped = np.memmap(address, array.dtype, "r", array.offset_in_file, array.shape, array.order)  # type: ignore[call-overload]
         return np.asarray(mapped)
     with zipfile.ZipFile(address) as archive:
         content = archive.read(array.member)
     return np.frombuffer(content, array.dtype, offset=array.offset).reshape(array.shape, order=array.order)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_sum(address: str, array: _Array) -> None:
+    """BadZipFile where the bytes are not those that were stored: a mapped file shows whatever is there."""
+    with zipfile.ZipFile(address) as archive, archive.open(array.member) as content:
+        while content.read(PIECE):
+            pass  # compared at the end
 
 
 def _listed(path: Path, arrays: dict[str, _Array], label_name: str) -> tuple[tuple[str, ...], tuple[Listed, ...]]:

@@ -15,7 +15,6 @@ from storage.sources.photograph_file import UnreadableError
 MOST_BYTES = 8 << 30  # of one volume: a whole-body CT of 0.7 mm voxels, 16 bit, is 2 GB
 MOST_CHANNELS = 64
 PIECE = 1 << 18  # bytes inflated at a time: at deflate's 1 : 1032 at most 256 MB before a lie is noticed
-SPARE = 512  # bytes that may follow the voxels, for writers that pad; more means that the header lost a slice
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 Beside = Callable[[str], bytes]  # the bytes of a file that a header names, refused outside of the source
@@ -99,14 +98,14 @@ def checked_affine(affine: np.ndarray) -> np.ndarray:
     return affine
 
 
-def inflated(encoded: bytes, expected: int, spare: int = SPARE) -> bytearray:
+def inflated(encoded: bytes, expected: int) -> bytearray:
     """The content of the zlib or gzip stream `encoded`, read to its end so that its checksum is compared.
 
-    UnreadableError where it is cut off, damaged, or not between `expected` and `expected + spare` bytes long.
+    UnreadableError where it is cut off, damaged, or not `expected` bytes long.
     """
     content, rest = bytearray(), memoryview(encoded)
     while len(rest) and not (content and not bytes(rest[:64]).strip(b"\0")):  # gzip files may be padded with zeros
-        rest = rest[_inflate_member(rest, content, expected + spare) :]
+        rest = rest[_inflate_member(rest, content, expected) :]
     if len(content) < expected:
         raise UnreadableError(_SHORT.format(len(content), expected))
     return content
@@ -128,13 +127,16 @@ def _inflate_member(encoded: memoryview, content: bytearray, most: int) -> int:
 
 
 def cut(encoded: bytes | bytearray, offset: int, needed: int) -> memoryview:
-    """The `needed` bytes at `offset`; UnreadableError where they are not there, or are followed by too many."""
+    """The `needed` bytes from `offset` to the end; UnreadableError where they are fewer or more.
+
+    One byte more may have got in anywhere, and all voxels after it would be others.
+    """
     held = len(encoded) - offset
-    if not 0 <= offset <= len(encoded) or held < needed:
+    if offset < 0 or held < needed:
         raise UnreadableError(_SHORT.format(max(0, held), needed))
-    if held > needed + SPARE:
-        raise UnreadableError(f"has a damaged header: it declares {needed} bytes of voxels, the file holds {held}")
-    return memoryview(encoded)[offset : offset + needed]
+    if held > needed:
+        raise UnreadableError(f"is damaged: its header declares {needed} bytes of voxels, it holds {held}")
+    return memoryview(encoded)[offset:]
 
 
 _SHORT = "is cut off or its header is damaged: it holds {} bytes of voxels, its header declares {}"

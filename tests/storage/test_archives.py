@@ -152,6 +152,17 @@ def test_a_member_that_is_damaged_is_refused(tmp_path):
     refused(path, tmp_path, "cannot be unpacked")
 
 
+def test_a_zip_whose_directory_lost_a_member_is_refused(tmp_path):
+    path = make_zip(tmp_path / "data.zip", {"a": b"one", "b": b"two"})
+    content = bytearray(path.read_bytes())
+    first = content.index(b"PK\1\2")
+    second = content.index(b"PK\1\2", first + 4)
+    end = content.index(b"PK\5\6")
+    content[first + 32] = end - second  # the first member's comment swallows the second member
+    path.write_bytes(content)
+    refused(path, tmp_path, "lists 1 of 2 files")
+
+
 def test_a_name_that_is_file_and_folder_is_refused(tmp_path):
     refused(make_zip(tmp_path / "data.zip", {"a": b"file", "a/b": b"below"}), tmp_path, "cannot be unpacked")
 

@@ -117,7 +117,9 @@ def _dicom(folder: Path, syntax: str = "") -> None:
     for number in range(3):
         (folder / f"s{number}").mkdir()
         for z, plane in enumerate(_volume(number)):
-            slice_ = _slice(number, z, plane.repeat(8, 0).repeat(8, 1) if syntax else plane)  # JPEG 2000 needs 32 pixels
+            slice_ = _slice(
+                number, z, plane.repeat(8, 0).repeat(8, 1) if syntax else plane
+            )  # JPEG 2000 needs 32 pixels
             if syntax:
                 slice_.compress(syntax, generate_instance_uid=False)
             slice_.save_as(folder / f"s{number}" / f"s{number}_{z}.dcm", enforce_file_format=True)
@@ -272,6 +274,8 @@ def _read_all(sample: Sample, folder: Path, target: Path, before: bytes, undamag
             outcome, problem = "rejected", _rejection(read, hit)
         else:
             outcome, problem = _case(sample, read, undamaged.get(_group(key.file)), target if hit else None, before)
+        if source.sha256(key) != read.sha256 and not problem:
+            problem = "its identity is another before it is read than after"
         if hit:
             outcomes = outcomes - {"gone"} | {outcome}
         if problem:
@@ -414,12 +418,12 @@ def _run_apart(first: int, count: int) -> dict[str, dict[int, tuple[str, str]]]:
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, dict[int, tuple[str, str]]]:
-    return _run_apart(0, 12)
+    return _run_apart(0, 10)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_damaged_file_ends_in_quarantine_or_in_the_right_pixels(name, verdicts):
-    _check(name, verdicts, 12)
+    _check(name, verdicts, 10)
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_axes_that_no_volume_has_are_set_aside(tmp_path, offset, value):
 def test_a_header_that_lost_a_slice_is_set_aside(tmp_path):
     nifti(tmp_path / "a.nii", voxels((20, 20, 7)))
     patched(tmp_path / "a.nii", 46, np.int16(6))
-    assert "declares 4800 bytes of voxels, the file holds 5600" in reason(open_nifti(str(tmp_path)))
+    assert "declares 4800 bytes of voxels, it holds 5600" in reason(open_nifti(str(tmp_path)))
 
 
 def test_a_type_that_contradicts_its_bits_is_set_aside(tmp_path):

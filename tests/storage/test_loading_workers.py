@@ -130,13 +130,12 @@ def test_a_reader_ends_with_the_one_who_asks(cohort):
     assert not psutil.pid_exists(process.pid)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_damaged_chunk_surfaces_from_a_worker_with_its_case(cohort, method):
+def test_a_damaged_chunk_surfaces_from_a_worker_with_its_case(cohort):
     data = images(cohort)  # the table is read before the damage
     for file in Path(cohort.path, "chunks").iterdir():
         if file.stat().st_size > 2000:  # an image's
             file.write_bytes(bytes(file.stat().st_size))
-    error = failure(loaded(data, method, num_workers=1))
+    error = failure(loaded(data))
     assert type(error) is LoadingError
     assert re.fullmatch(r"case 'c0' is damaged in .*; `lesionflow check .*", str(error))
     assert "Traceback" in error.__notes__[0]
@@ -158,6 +157,14 @@ def test_a_failing_item_names_the_case_without_workers_too(cohort):
         LoadingError, match=r"^the transform failed on case 'c1' .*ZeroDivisionError: division by zero$"
     ):
         images(cohort, transform=lambda item: 1 / (1 - item["case"]))[1]
+
+
+def test_a_worker_killed_before_its_batch_was_taken_over_is_told_so_too():
+    taking_over = compile("raise ConnectionResetError", "…/torch/multiprocessing/reductions.py", "exec")
+    with pytest.raises(LoadingError, match="a loading worker was killed"), explained_failures():
+        exec(taking_over)
+    with pytest.raises(ConnectionResetError), explained_failures():
+        raise ConnectionResetError
 
 
 def test_a_worker_that_gave_up_on_its_own_is_not_blamed_on_memory():

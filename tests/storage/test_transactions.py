@@ -84,7 +84,7 @@ def test_two_processes_that_ingest_one_folder_add_each_case_once(tmp_path):
 
 
 def test_without_a_lock_a_writer_that_lost_the_race_starts_again_from_the_new_tip(cohort, make_case, monkeypatch):
-    monkeypatch.setattr(engine, "_exclusive", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(engine, "exclusive", lambda _: contextlib.nullcontext())
     rival, bases = Cohort.open(cohort.path), []
 
     def write(group, base):

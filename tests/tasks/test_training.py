@@ -72,6 +72,13 @@ def test_run_killed_between_epochs_goes_on_to_the_same_weights(cohort: Cohort, t
     assert weights[0] == weights[1]
 
 
+def test_images_may_be_loaded_by_workers(cohort: Cohort, tmp_path: Path):
+    described, _ = job(cohort, tmp_path / "run", epochs=1)
+    described = described.model_copy(update={"trainer": TrainerSettings(max_epochs=1, batch_size=8, workers=1)})
+    launch(described, write_json(described.folder / "job.json", described.model_dump(mode="json")))
+    assert (described.folder / "model" / "model.safetensors").exists()
+
+
 def kill_after_epochs(described: TrainingJob, file: Path, epochs: int) -> None:
     """SIGKILL the launcher once `epochs` epochs and a checkpoint are there; its rank must die with it."""
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCH, file])

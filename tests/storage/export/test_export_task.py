@@ -31,7 +31,7 @@ Export = Callable[..., dict[str, Any]]
 @pytest.fixture
 def export(workspace: Workspace) -> Export:
     def run(cohort: str, out: Path, format: str, **more: Any) -> dict[str, Any]:
-        given = {"maps": [], "lesions": [], "splits": [], "grid": "cohort", "dicom": None, "id_key": None, **more}
+        given = {"maps": [], "lesions": [], "splits": [], "grid": "cohort", "dicom": None, **more}
         return export_cohort.fn(cohort, str(out), format, **given)
 
     return run
