@@ -4,6 +4,7 @@ Format 1 (lesionflow 0.1): pictures of one square grid, with the cut in four col
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import pandas as pd
 from storage import engine, layout
 from storage.errors import CohortError
 from storage.geometry import Crop, Geometry, Grid, Resample
-from storage.layout import ATTRIBUTE, ORIGINS, Layout, digest
+from storage.layout import ATTRIBUTE, Layout, digest
+from storage.maps import Maps, map_names, record_maps
 from storage.rows import rows_of
 
+TOGETHER = 64  # rows in memory at once
 CUT = ("crop_top", "crop_left", "crop_height", "crop_width")
 
 
@@ -25,14 +28,14 @@ def migrate(path: str) -> bool:
     """
     repository, migrated = engine.open_repository(path), False
 
-    def change(group: engine.Group, _: str) -> str | None:
+    def change(group: engine.Group, base: str) -> str | None:
         nonlocal migrated
         stored: Any = group.attrs.get(ATTRIBUTE)
         if stored is None or stored["format"] == layout.FORMAT:
             return None
         if stored["format"] != 1:
             raise CohortError(f"{path} has format {stored['format']}, this lesionflow knows 1 and {layout.FORMAT}")
-        _from_format_1(group, stored)
+        _from_format_1(engine.read_group(repository, path, base), group, stored)
         migrated = True
         return f"format 1 brought to {layout.FORMAT}"
 
@@ -40,8 +43,8 @@ def migrate(path: str) -> bool:
     return migrated
 
 
-def _from_format_1(group: engine.Group, stored: dict[str, Any]) -> None:
-    """Add what format 2 has beyond format 1, and put the geometry in place of the cut."""
+def _from_format_1(old: engine.Group, group: engine.Group, stored: dict[str, Any]) -> None:
+    """Write all of `old` anew: format 1 had no checksums in its chunks, so that a flipped bit was read as a pixel."""
     size = int(stored["size"])
     shared = Layout(
         grid=(size, size),
@@ -52,18 +55,35 @@ def _from_format_1(group: engine.Group, stored: dict[str, Any]) -> None:
         labels=tuple(stored["labels"]),
         fractions=tuple(stored["fractions"]),
     )
-    known = engine.read_columns(group, ["spacing_y_mm", "spacing_x_mm", "has_masks", *CUT])
-    fresh = _columns(group, known, shared)
-    engine.add_columns(group, {name: layout.COLUMNS[name] for name in fresh.columns})
-    engine.append_columns(group, fresh)
-    for name in CUT:
+    for name in list(group.keys()):
         del group[name]
-    group.attrs[ATTRIBUTE] = layout.described(shared)
-    group.attrs[ORIGINS] = {}
+    layout.lay_out(group, shared)
+    kept = [name for name in layout.COLUMNS if name in old]
+    known = engine.read_columns(old, [*kept, *CUT, *shared.labels])
+    fresh = _columns(old, known, shared)
+    engine.append_columns(group, pd.concat([known.drop(columns=list(CUT)), fresh], axis=1))
+    for name in ("image", "mask") if shared.lesions else ("image",):
+        for rows in _batches(range(len(known))):
+            rows_of(group, name).append(rows.start, [rows_of(old, name).read(row) for row in rows])
+    engine.rewrite_columns(engine.subgroup(group, "quarantine"), layout.read_quarantine(old))
+    for name in map_names(old):
+        _copy_maps(Maps(name, old), group, shared)
+
+
+def _copy_maps(maps: Maps, group: engine.Group, shared: Layout) -> None:
+    for places in _batches(range(len(maps))):
+        cases = maps.indices[places.start : places.stop]
+        arrays = {name: np.stack([maps.array(name, case) for case in cases]) for name in maps.array_names}
+        saliency = np.stack([maps.saliency(case) for case in cases])
+        record_maps(group, maps.name, cases, saliency, maps.table.loc[cases], arrays, maps.attrs, shared.dims, False)
+
+
+def _batches(rows: range) -> Iterator[range]:
+    return (rows[start : start + TOGETHER] for start in range(0, len(rows), TOGETHER))
 
 
 def _columns(group: engine.Group, known: pd.DataFrame, shared: Layout) -> pd.DataFrame:
-    """The columns that format 1 lacks; every image is read once for its digest."""
+    """The columns that format 1 lacks; every image is read for its digest."""
     images, size = rows_of(group, "image"), (shared.grid or (1,))[0]
     masks = rows_of(group, "mask") if shared.lesions else None
     count = len(known)

@@ -11,6 +11,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 KINDS = {"1": "grey", "L": "grey", "LA": "grey", **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "grey16")}
 DEEP = ("I", "F")  # 32-bit pixels: their range is unknown, so that any display of them would be a guess
 REDUCTIONS = (8, 4, 2)  # what a JPEG decoder can leave out while it decodes
+LARGEST = 16384  # pixels a side: padded to a square they are 0.8 GB
+JPEG_PIXELS = 256  # that a byte of a JPEG may stand for; of a blank one it is 170
 GREY16_STEP = 257  # 16-bit values to one 8-bit value: 65535 / 255
 
 
@@ -23,7 +25,7 @@ def pixel_kind(path: Path) -> str | None:
     try:
         with Image.open(path) as image:
             return KINDS.get(image.mode, "rgb")
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # as below; a damaged size may also look like a decompression bomb
         return None
 
 
@@ -40,6 +42,7 @@ def decode_photograph(encoded: bytes, enough: int) -> tuple[np.ndarray, int, tup
         if image.mode in DEEP:
             raise UnreadableError("has 32-bit pixels; 8-bit, or 16-bit grey, is expected")
         width, height = image.size
+        _check_size(image, len(encoded))
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation == 1:  # turned, a last column that stands for less than k would come first and shift the rest
             reduction = next((k for k in REDUCTIONS if min(width, height) >= k * enough), 1)
@@ -80,6 +83,17 @@ def _checked(encoded: bytes) -> Image.Image:
     with Image.open(io.BytesIO(encoded)) as image:
         image.verify()
     return Image.open(io.BytesIO(encoded))
+
+
+def _check_size(image: Image.Image, length: int) -> None:
+    """UnreadableError for a size that a photograph does not have, or that `length` bytes of JPEG cannot fill."""
+    width, height = image.size
+    if max(width, height) > LARGEST:
+        raise UnreadableError(f"is {width}×{height} pixels; at most {LARGEST} a side are expected")
+    if image.format in ("JPEG", "MPO") and width * height > JPEG_PIXELS * length:
+        raise UnreadableError(
+            f"is cut off or damaged: {length} bytes do not hold the {width}×{height} pixels it declares"
+        )
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ImplicitVRLittleEndian
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # such a header could inflate to any size
 META_BYTES = 2048
+PIXELS = 0x7FE00010
+UNDEFINED_LENGTH = 0xFFFFFFFF
 
 # pydicom's warnings quote the values they warn of, which may be a person's name
 config.settings.reading_validation_mode = config.IGNORE
@@ -69,10 +72,21 @@ def read_dataset(encoded: bytes) -> Dataset:
             dataset = dcmread(BytesIO(encoded), force=True, stop_before_pixels=True)
     except Exception as error:  # as above
         raise UnusableError(f"its DICOM header cannot be read ({type(error).__name__})") from error
+    _check_end(dataset, encoded)
     dataset.file_meta = getattr(dataset, "file_meta", FileMetaDataset())
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return dataset
+
+
+def _check_end(dataset: Dataset, encoded: bytes) -> None:
+    """UnusableError where something follows the pixels that may not: bytes that came in have shifted them."""
+    pixels = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    if isinstance(pixels, RawDataElement) and pixels.length != UNDEFINED_LENGTH:
+        rest = encoded[pixels.value_tell + pixels.length :].strip(b"\0")
+        order = "little" if pixels.is_little_endian else "big"
+        if rest and (len(rest) < 8 or int.from_bytes(rest[:2], order) < PIXELS >> 16):
+            raise UnusableError("is damaged: bytes follow its pixels that are no element")
 
 
 def _refuse_deflated(start: bytes) -> None:

@@ -44,10 +44,10 @@ def _check_declared(dataset: Dataset, where: str) -> None:
     if frame_bits <= 0 or frames < 1:
         raise UnusableError(f"{where} does not say how large it is")
     if not syntax.is_compressed:
-        if len(dataset.PixelData) * 8 < frame_bits * frames:
-            raise UnusableError(
-                f"{where} is cut off: {len(dataset.PixelData):,} bytes of pixels, not {frame_bits * frames // 8:,}"
-            )
+        expected = -(-frame_bits * frames // 8)
+        if len(dataset.PixelData) < expected or dataset.PixelData[expected:].strip(b"\0"):
+            what = "cut off" if len(dataset.PixelData) < expected else "damaged"
+            raise UnusableError(f"{where} is {what}: {len(dataset.PixelData):,} bytes of pixels, not {expected:,}")
         return
     _check_decoder(syntax, where)
     _check_encoded(dataset.PixelData, frame_bits // 8, frames, where)

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pydicom import Dataset
+from pydicom.uid import UID
 
 from storage.sources.dicom.files import UnusableError, items, looks_like_dicom, missing, number, read_header, tag, text
 from storage.sources.dicom.rtstruct import region_names
@@ -142,11 +143,20 @@ def _is_image(header: Dataset) -> bool:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality"):
         if not text(header, keyword):
             raise UnusableError(f"its header is cut off or damaged: {missing(keyword)}")
-    if text(header, "Modality") in NO_SERIES or number(header, "Rows") is None:
+    if text(header, "Modality") in NO_SERIES or (number(header, "Rows") is None and _holds_no_image(header)):
         return False
+    if number(header, "Rows") is None:
+        raise UnusableError(f"its header is cut off or damaged: {missing('Rows')}")
     is_placed = "ImageOrientationPatient" in header or "SharedFunctionalGroupsSequence" in header
     is_picture = text(header, "SOPClassUID").startswith(SECONDARY) and not is_placed
     return not is_picture and "LOCALIZER" not in text(header, "ImageType").split("\\")
+
+
+def _holds_no_image(header: Dataset) -> bool:
+    """Whether a file is of a kind that has no pixels: a standard one that is no image, or a manufacturer's own."""
+    kind = UID(text(header, "SOPClassUID"))
+    own = kind.is_valid and kind.is_private
+    return own or (kind.name != kind and not kind.name.endswith("Image Storage"))
 
 
 def _series(members: list[_Member]) -> ImageSeries:
