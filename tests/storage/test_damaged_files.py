@@ -434,6 +434,28 @@ def test_thousands_of_damaged_files_end_in_quarantine_or_in_the_right_pixels():
         _check(name, verdicts, 200)
 
 
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("png", 67),  # a bit of the pixels flipped: Pillow compares no checksum while it decodes
+        ("jpeg", 10358),  # declares 1,079 million pixels: Pillow's own error came out of opening the folder
+        ("jpeg", 10917),  # 762 bytes declare 24 × 32,796 pixels: padded to a square they took 3 GB
+        ("medmnist stored", 23),  # mapped pixels are not compared to the checksum of the zip
+        ("medmnist", 8),  # a header that Python's tokenizer gives up
+        ("nifti", 11),  # bytes came in among the voxels and shifted those behind them
+        ("dicom", 49),  # a slice without Rows was passed over, and the case lost its end
+        ("dicom", 425),  # the length of the pixels reaches beyond the file
+        ("dicom", 659),  # bytes came in among the pixels, and what was pushed out looked like an element
+    ],
+)
+def test_what_was_found_by_damage_before_stays_repaired(name, number, tmp_path):
+    sample = SAMPLES[name]
+    sample.write(tmp_path)
+    source = _opened(sample, tmp_path)
+    undamaged = {_group(key.file): source.read(key) for key in source.listing()}
+    assert verdict(sample, tmp_path, number, undamaged) in {("rejected", ""), ("refused", "")}
+
+
 def _check(name: str, verdicts: dict[str, dict[int, tuple[str, str]]], count: int) -> None:
     """No problem, none left out, and the damage was such that some files were rejected."""
     outcomes = verdicts[name]
