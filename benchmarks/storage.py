@@ -36,7 +36,7 @@ from rich.table import Table
 from storage import Case, Cohort, Listed, ingest, open_source
 from storage.geometry import plain
 from storage.ingestion import begin
-from storage.sources.photograph_file import decode_photograph, in_channels
+from storage.sources.photographs.file import decode_photograph, in_channels
 from tasks.ingestion import ingest_on_cluster
 
 CORES = os.cpu_count() or 1

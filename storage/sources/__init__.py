@@ -61,9 +61,9 @@ class Source(Protocol):
 _OPENERS = {
     "photographs": "photographs.open_photographs",
     "dicom": "dicom.open_dicom",
-    "nifti": "volume_files.open_nifti",
-    "nrrd": "volume_files.open_nrrd",
-    "mha": "volume_files.open_mha",
+    "nifti": "volumes.open_nifti",
+    "nrrd": "volumes.open_nrrd",
+    "mha": "volumes.open_mha",
     "medmnist": "medmnist.open_medmnist",
     "idrid": "datasets.open_idrid",
     "aptos": "datasets.open_aptos",

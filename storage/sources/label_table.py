@@ -1,4 +1,4 @@
-"""A labels file: what a CSV says of each photograph, with every mistake in it named."""
+"""A labels file: what a CSV says of each case, with every mistake in it named."""
 
 import csv
 import math
@@ -32,7 +32,7 @@ class LabelColumns:
 
 @dataclass(frozen=True)
 class Row:
-    """What is said of one photograph; `problem` is set where that cannot be used."""
+    """What is said of one case; `problem` is set where that cannot be used."""
 
     labels: dict[str, float]
     patient_id: str = ""
@@ -44,7 +44,7 @@ def read_label_table(path: Path, columns: LabelColumns, files: Sequence[str]) ->
     """The row of each of `files` (paths relative to the source) that the CSV at `path` speaks of.
 
     The CSV may name a file with or without its folder and its suffix. SourceError for a missing file or column, for a
-    name that fits two photographs, and where no row fits any.
+    name that fits two cases, and where no row fits any.
     """
     records = _records(path, columns)
     finder = _Finder(files)
@@ -55,7 +55,7 @@ def read_label_table(path: Path, columns: LabelColumns, files: Sequence[str]) ->
     if not records_of:
         said = records[0][columns.file] if records else "nothing"
         raise SourceError(
-            f"no row of {path.name} fits a photograph: its column '{columns.file}' says '{said}', a photograph is "
+            f"no row of {path.name} fits a case: its column '{columns.file}' says '{said}', a case is "
             f"'{files[0]}'. Name the right column with --file-column"
         )
     return {file: _row(of_file, path.name, columns) for file, of_file in records_of.items()}
@@ -88,7 +88,7 @@ def _check_columns(name: str, present: Sequence[str], columns: LabelColumns) -> 
 
 
 class _Finder:
-    """Finds the photograph that a name in a CSV means."""
+    """Finds the case that a name in a CSV means."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files: dict[str, list[str]] = defaultdict(list)
@@ -105,7 +105,7 @@ class _Finder:
             exact = [file for file in fitting if _normal(file) == reading]
             if len(fitting) > 1 and not exact:
                 raise SourceError(
-                    f"{table} names '{name}', which fits {len(fitting)} photographs ({fitting[0]}, {fitting[1]}); "
+                    f"{table} names '{name}', which fits {len(fitting)} cases ({fitting[0]}, {fitting[1]}); "
                     f"give folder and suffix in column '{column}'"
                 )
             if fitting:
@@ -127,7 +127,7 @@ def _normal(name: str) -> str:
 
 
 def _row(records: Sequence[Mapping[str, str]], table: str, columns: LabelColumns) -> Row:
-    """What the records of one photograph say together."""
+    """What the records of one case say together."""
     used = [columns.file, *columns.label.values(), *filter(None, (columns.patient, columns.split))]
     for column in used[1:]:
         if len(said := sorted({record[column] for record in records})) > 1:

@@ -12,7 +12,6 @@ from storage.admission import one_split_each
 from storage.case import Listed
 from storage.errors import SourceError
 from storage.sources.label_table import LabelColumns, Row, read_label_table
-from storage.sources.mask_files import is_inside
 
 Key = TypeVar("Key", bound=Listed)
 
@@ -24,6 +23,11 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
         for name in sorted(names):
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(parent, name).relative_to(folder).as_posix()
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether `path`, with every link followed, lies in `folder`."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def is_own_file(path: Path, folder: Path) -> bool:

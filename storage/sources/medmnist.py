@@ -23,9 +23,9 @@ from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
 from storage.geometry import Geometry, Resample, plain
 from storage.sources.archives import listed_whole
-from storage.sources.photograph_file import UnreadableError
+from storage.sources.photographs.file import UnreadableError
 from storage.sources.stamp import stamp_of
-from storage.sources.voxels import cast, stored_dtype
+from storage.sources.volumes.voxels import cast, stored_dtype
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 LAYOUT = "an .npz in MedMNIST's layout holds train_images, train_labels and the same for val and test"

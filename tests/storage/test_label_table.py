@@ -24,10 +24,8 @@ def test_a_dot_in_a_name_is_not_taken_for_a_suffix(tmp_path):
     assert "c.v1.png" in read(tmp_path, "file,dr_grade\nc.v1,3\n")
 
 
-def test_a_name_that_fits_two_photographs_is_a_mistake(tmp_path):
-    with pytest.raises(
-        SourceError, match=r"labels.csv names 'b', which fits 2 photographs \(left/b.jpg, right/b.jpg\)"
-    ):
+def test_a_name_that_fits_two_cases_is_a_mistake(tmp_path):
+    with pytest.raises(SourceError, match=r"labels.csv names 'b', which fits 2 cases \(left/b.jpg, right/b.jpg\)"):
         read(tmp_path, "file,dr_grade\nb,3\n")
 
 
@@ -53,8 +51,8 @@ def test_a_missing_labels_file_is_named(tmp_path):
         read_label_table(tmp_path / "absent.csv", LabelColumns("file", {}), FILES)
 
 
-def test_rows_that_fit_no_photograph_at_all_are_a_mistake(tmp_path):
-    with pytest.raises(SourceError, match=r"no row of labels.csv fits a photograph.*says 'z'"):
+def test_rows_that_fit_no_case_at_all_are_a_mistake(tmp_path):
+    with pytest.raises(SourceError, match=r"no row of labels.csv fits a case.*says 'z'"):
         read(tmp_path, "file,dr_grade\nz,3\n")
 
 

@@ -249,7 +249,7 @@ def test_a_flipped_bit_of_a_migrated_cohort_is_not_read_as_a_pixel(photographs, 
     write_format_1(tmp_path / "cohort", photographs)
     migrate(str(tmp_path / "cohort"))
     expire(str(tmp_path / "cohort"), 0)
-    for file in files_in(tmp_path / "cohort", "chunks"):
+    for file in files_in(tmp_path / "cohort", "chunks")[::3]:
         with damaged(file, flip):
             (damage,) = check(str(tmp_path / "cohort")).damaged
             cohort = Cohort.open(tmp_path / "cohort")

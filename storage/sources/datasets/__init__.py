@@ -1,6 +1,6 @@
 """Public data sets by name, in the layout in which they are handed out: each finds files and tables and no more.
 
-Pixels are read by `storage.sources.photographs` and `storage.sources.volume_files`.
+Pixels are read by `storage.sources.photographs.folder` and `storage.sources.volumes.files`.
 """
 
 from collections.abc import Callable

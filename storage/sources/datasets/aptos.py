@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from storage.sources.datasets.layout import columns_of, holds, unlike
-from storage.sources.photographs import Photographs, open_photographs
+from storage.sources.photographs.folder import Photographs, open_photographs
 
 APTOS_LAYOUT = "'train.csv' with the columns id_code and diagnosis, and 'train_images/000c1434d8d7.png'"
 EYEPACS_LAYOUT = "'trainLabels.csv' with the columns image and level, and 'train/10_left.jpeg'"

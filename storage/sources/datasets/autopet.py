@@ -11,8 +11,8 @@ from pathlib import Path
 
 from storage.geometry import Interpolator
 from storage.sources.datasets.layout import first, holds, unlike
-from storage.sources.volume import Plane
-from storage.sources.volume_files import VolumeFiles, open_volumes
+from storage.sources.volumes.files import VolumeFiles, open_volumes
+from storage.sources.volumes.volume import Plane
 
 LAYOUT = (
     "'imagesTr/CASE_0000.nii.gz' (CT), 'imagesTr/CASE_0001.nii.gz' (SUV) and 'labelsTr/CASE.nii.gz', or "

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from storage.geometry import Interpolator
 from storage.sources.datasets.layout import holds, unlike
-from storage.sources.volume import Plane
-from storage.sources.volume_files import VolumeFiles, open_volumes
+from storage.sources.volumes.files import VolumeFiles, open_volumes
+from storage.sources.volumes.volume import Plane
 
 LAYOUT = "'imagesTr/CHUM-001__CT.nii.gz', 'imagesTr/CHUM-001__PT.nii.gz' and 'labelsTr/CHUM-001.nii.gz'"
 CHANNELS = {"CT": "imagesTr/{case}__CT.nii.gz", "PET": "imagesTr/{case}__PT.nii.gz"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from storage.sources.datasets.layout import Photograph, columns_of, holds, photographs, unlike
 from storage.sources.label_table import LabelColumns, Row, read_label_table
 from storage.sources.listing import files_below
-from storage.sources.photographs import Photographs, open_photographs
+from storage.sources.photographs.folder import Photographs, open_photographs
 
 LESIONS = ("EX", "HE", "MA", "SE")  # OD, the optic disc, is none; --lesions EX,HE,MA,SE,OD takes it along
 IMAGES, MASKS = "1. Original Images", "2. All Segmentation Groundtruths"

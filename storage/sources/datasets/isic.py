@@ -18,7 +18,7 @@ from storage.sources.datasets.layout import (
 )
 from storage.sources.label_table import SPLIT_WORDS, LabelColumns, Row, read_label_table
 from storage.sources.listing import files_below
-from storage.sources.photographs import open_photographs
+from storage.sources.photographs.folder import open_photographs
 
 LESION = "lesion"
 DIAGNOSES = ("melanoma", "seborrheic_keratosis")

@@ -10,7 +10,7 @@ from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
 from storage.sources.label_table import Row
 from storage.sources.listing import with_rows
-from storage.sources.photographs import Photographs
+from storage.sources.photographs.folder import Photographs
 from storage.sources.stamp import stamp_of
 
 

@@ -18,7 +18,7 @@ from storage.sources.dicom.segmentation import segment_masks
 from storage.sources.dicom.stack import Stack, stacked
 from storage.sources.dicom.suv import PetHeader, pet_header, suv_factors, uptake_s
 from storage.sources.listing import is_own_file
-from storage.sources.volume import Volume
+from storage.sources.volumes.volume import Volume
 
 Units = Literal["suv", "raw"]
 

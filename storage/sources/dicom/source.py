@@ -19,7 +19,7 @@ from storage.sources.dicom.scan import Found, ImageSeries, MaskFile, drawn_on, s
 from storage.sources.label_table import LabelColumns, Row
 from storage.sources.listing import label_rows, with_rows
 from storage.sources.stamp import stamp_of
-from storage.sources.volume import Plane, Regrid, regridded
+from storage.sources.volumes.volume import Plane, Regrid, regridded
 
 MODALITIES = {"PET": "PT", "MRI": "MR"}  # what people say, and what DICOM says
 CHANNELS = {"PT": "PET"}

@@ -11,7 +11,7 @@ from storage.cohort import Cohort
 from storage.export import Content, heat_scale
 from storage.export.delivery import map_file_names
 from storage.geometry import Crop, Geometry, Grid, Resample
-from storage.sources.volume import Regrid, Volume, regridded
+from storage.sources.volumes.volume import Regrid, Volume, regridded
 
 TILT = np.array([[np.cos(0.2), 0, np.sin(0.2)], [0, 1, 0], [-np.sin(0.2), 0, np.cos(0.2)]])
 OBLIQUE = np.eye(4)  # sagittal slices, tilted about the patient's front-to-back axis

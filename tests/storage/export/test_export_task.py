@@ -175,7 +175,7 @@ def slow(cohort, case, target, content):
     time.sleep(60 if case else 0)
     return paths
 export.WRITERS["nifti"] = (slow, "")
-export.export_cohort.fn(sys.argv[1], sys.argv[2], "nifti", [], [], [], "cohort", None, None)
+export.export_cohort.fn(sys.argv[1], sys.argv[2], "nifti", [], [], [], "cohort", None)
 """
 
 
@@ -198,7 +198,7 @@ def test_a_killed_export_leaves_no_half_case_and_goes_on(photographs: Cohort, tm
 EXPORT = """
 import sys
 from tasks.export import export_cohort
-export_cohort.fn(sys.argv[1], sys.argv[2], "nifti", ["S"], [], [], "cohort", None, None)
+export_cohort.fn(sys.argv[1], sys.argv[2], "nifti", ["S"], [], [], "cohort", None)
 """
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK
 
 from storage.case import Case, Rejected
-from storage.sources.volume_files import VolumeFiles
+from storage.sources.volumes.files import VolumeFiles
 
 LPS = np.diag([-2.0, -3.0, 4.0, 1.0])
 LPS[:3, 3] = (10, 20, 30)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from storage.errors import SourceError
-from storage.sources.volume_files import open_mha, open_nifti, open_volumes
-from tests.storage.volume_twins import LPS, itk, nifti, read_all, reason, voxels
+from storage.sources.volumes.files import open_mha, open_nifti, open_volumes
+from tests.storage.volumes.volume_twins import LPS, itk, nifti, read_all, reason, voxels
 
 
 def pet_ct(folder: Path, pet_affine: np.ndarray, shape=(10, 12, 14)) -> None:

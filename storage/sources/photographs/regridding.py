@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from storage.field_of_view import Box
+from storage.sources.photographs.field_of_view import Box
 
 HALF_COVERED = 128  # of 255
 

@@ -16,13 +16,12 @@ import numpy as np
 from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
 from storage.geometry import Interpolator
-from storage.sources.alignment import mask_on_grid, on_grid
 from storage.sources.label_table import LabelColumns
 from storage.sources.listing import label_rows, with_rows
-from storage.sources.mask_files import LESION
-from storage.sources.photograph_file import UnreadableError
-from storage.sources.volume import Plane, Regrid, Volume, regridded
-from storage.sources.volume_format import (
+from storage.sources.photographs.file import UnreadableError
+from storage.sources.photographs.mask_files import LESION
+from storage.sources.volumes.alignment import mask_on_grid, on_grid
+from storage.sources.volumes.formats import (
     FORMATS,
     FormatName,
     common_channels,
@@ -34,10 +33,11 @@ from storage.sources.volume_format import (
     format_named,
     naming,
 )
-from storage.sources.volume_listing import VolumeKey, checked_patterns, find_volumes
-from storage.sources.volume_masks import by_class, classes, whole_numbers
-from storage.sources.volume_patterns import channel_name
-from storage.sources.voxels import Voxels, cast
+from storage.sources.volumes.listing import VolumeKey, checked_patterns, find_volumes
+from storage.sources.volumes.masks import by_class, classes, whole_numbers
+from storage.sources.volumes.patterns import channel_name
+from storage.sources.volumes.volume import Plane, Regrid, Volume, regridded
+from storage.sources.volumes.voxels import Voxels, cast
 
 SAMPLE = 32  # cases whose headers decide the dtype and the number of channels
 
@@ -170,8 +170,8 @@ def open_volumes(
     otherwise the case is set aside.
 
     `labels` is a CSV whose `file_column` names cases, or their files. Without `patient_column` each case is a patient.
-    `spacing` (mm), `shape` and `project` are those of `storage.sources.volume.Regrid`. SourceError where a folder, file
-    or column is missing, a pattern is unclear, or a patient is in two splits.
+    `spacing` (mm), `shape` and `project` are those of `Regrid`. SourceError where a folder, file or column is missing,
+    a pattern is unclear, or a patient is in two splits.
     """
     kind, regrid = format_named(format), Regrid(spacing, interpolator, shape, project)
     patterns = checked_patterns(image_pattern, channels)

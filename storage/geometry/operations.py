@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from storage.resampling import TIE, as_dtype, resampled
+from storage.geometry.resampling import TIE, as_dtype, resampled
 
 Interpolator = Literal["nearest", "linear", "cubic", "area"]
 T = TypeVar("T")
@@ -71,10 +71,14 @@ class Orient:
 
 @dataclass(frozen=True)
 class Crop:
-    """The box of `shape` voxels that begins at `start`; it may reach outside, where it shows 0."""
+    """The box of `shape` voxels that begins at `start`; outside of the image it shows `fill`, a value a channel, or 0.
+
+    A CT is filled with air, not with 0, which is water.
+    """
 
     start: tuple[int, ...]
     shape: tuple[int, ...]
+    fill: tuple[float, ...] = ()
 
     def grid(self, before: Grid) -> Grid:
         """The grid after it."""
@@ -85,6 +89,8 @@ class Crop:
         if self.start == (0,) * len(self.start) and self.shape == image.shape[1:]:
             return image
         shown = np.zeros((len(image), *self.shape), image.dtype)
+        for channel, value in zip(shown, self.fill, strict=False):
+            channel[...] = value
         source, target = [slice(None)], [slice(None)]
         for start, size, length in zip(self.start, self.shape, image.shape[1:], strict=True):
             first, end = min(max(0, start), length), max(0, min(length, start + size))
@@ -104,7 +110,8 @@ class Resample:
     """A grid of `shape` about the same centre, whose voxels are `scale` input voxels wide along each axis.
 
     Voxel i of n lies at input position (i − (n − 1) / 2) · scale + (m − 1) / 2, where m is the input's length.
-    Interpolators are those of `storage.resampling.weights`: linear and cubic average what a coarser grid cannot show.
+    Interpolators are those of `storage.geometry.resampling.weights`: linear and cubic average what a coarser grid
+    cannot show.
     """
 
     shape: tuple[int, ...]

@@ -6,8 +6,8 @@ Read without ITK, which trusts the sizes that a damaged header declares. Places 
 
 import numpy as np
 
-from storage.sources.photograph_file import UnreadableError
-from storage.sources.voxels import (
+from storage.sources.photographs.file import UnreadableError
+from storage.sources.volumes.voxels import (
     LPS_TO_RAS,
     MOST_CHANNELS,
     Beside,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from storage.errors import SourceError
-from storage.sources.mask_files import LESION, ONLY_LESION, lesion_classes
-from storage.sources.photograph_file import UnreadableError
-from storage.sources.volume_format import Format, contents, decoded
+from storage.sources.photographs.file import UnreadableError
+from storage.sources.photographs.mask_files import LESION, ONLY_LESION, lesion_classes
+from storage.sources.volumes.formats import Format, contents, decoded
 
 SAMPLE = 8  # masks that are read to learn the classes where nobody names them
 MOST_CLASSES = 64

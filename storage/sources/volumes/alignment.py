@@ -3,8 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
-from storage.sources.photograph_file import UnreadableError
-from storage.sources.voxels import Voxels
+from storage.sources.photographs.file import UnreadableError
+from storage.sources.volumes.voxels import Voxels
 
 SAME_PLACE = 0.05  # voxels: writers round affines to float32, and contouring tools to 1e-3 mm
 

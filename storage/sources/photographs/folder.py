@@ -6,32 +6,32 @@ out  cases of one grid: (C, size, size), uint8, or uint16 where the folder is mo
 """
 
 import hashlib
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from storage.admission import one_split_each
 from storage.case import Case, Listed, Rejected
 from storage.errors import SourceError
-from storage.field_of_view import Box, field_of_view
 from storage.geometry import Crop, Geometry, Grid, Resample
-from storage.regridding import regrid_image, regrid_mask, square_around
-from storage.sources.label_table import SUFFIXES, LabelColumns, Row, read_label_table, without_suffix
-from storage.sources.mask_files import assign_masks, check_pattern, is_inside, lesion_classes
-from storage.sources.photograph_file import (
+from storage.sources.label_table import SUFFIXES, LabelColumns, Row, without_suffix
+from storage.sources.listing import files_below, is_inside, is_own_file, label_rows, with_rows
+from storage.sources.photographs.field_of_view import Box, field_of_view
+from storage.sources.photographs.file import (
     UnreadableError,
     decode_mask,
     decode_photograph,
     in_channels,
     pixel_kind,
 )
+from storage.sources.photographs.mask_files import assign_masks, check_pattern, lesion_classes
+from storage.sources.photographs.regridding import regrid_image, regrid_mask, square_around
 from storage.sources.stamp import stamp_of
 
 CHANNELS = {"rgb": ("red", "green", "blue"), "grey": ("grey",), "grey16": ("grey",)}
+FILES = tuple(sorted(SUFFIXES))
 SAMPLE = 32  # photographs whose headers decide whether a folder is colour or grey
 
 
@@ -72,7 +72,7 @@ class Photographs:
     def sha256(self, key: Listed) -> str:
         """Of the file's bytes; empty where they are not to be read."""
         path = Path(self.address, key.file)
-        if not _is_own_file(path, Path(self.address)):
+        if not is_own_file(path, Path(self.address)):
             return ""
         try:
             with path.open("rb") as file:
@@ -94,7 +94,7 @@ class Photographs:
 
     def _bytes(self, key: Listed) -> bytes:
         path = Path(self.address, key.file)
-        if not _is_own_file(path, Path(self.address)):
+        if not is_own_file(path, Path(self.address)):
             raise UnreadableError("not a file of this folder: a link that leads outside of it is not followed")
         try:
             return path.read_bytes()
@@ -159,7 +159,7 @@ def open_photographs(
     masks_folder = Path(masks) if masks is not None else None
     files, assigned = _files_and_masks(folder, masks_folder, mask_pattern, lesions)
     label = dict(label or {})
-    rows = _label_rows(labels, LabelColumns(file_column, label, patient_column, split_column), files)
+    rows = label_rows(labels, LabelColumns(file_column, label, patient_column, split_column), files)
     return Photographs(
         address=str(folder),
         size=_checked_size(size),
@@ -194,13 +194,13 @@ def _files_and_masks(
         raise SourceError(f"there is no folder {folder}")
     if masks is not None and not masks.is_dir():
         raise SourceError(f"there is no folder of masks {masks}")
-    files = sorted(_image_files(folder))
+    files = sorted(files_below(folder, FILES))
     assigned: dict[str, dict[str, str]] = {}
     if masks is not None:
         check_pattern(pattern, lesions)
         nested = masks.resolve() != folder.resolve() and is_inside(masks, folder)
         files = [file for file in files if not (nested and is_inside(folder / file, masks))]
-        mask_files = list(_image_files(masks))
+        mask_files = list(files_below(masks, FILES))
         assigned = assign_masks(mask_files, files, pattern, lesions)
         if not assigned:
             _check_masks_fit(masks, mask_files, files, pattern, lesions)
@@ -223,31 +223,6 @@ def _check_masks_fit(
         )
 
 
-def _image_files(folder: Path) -> Iterator[str]:
-    """Paths relative to `folder` of the image files in and below it; linked folders are not entered."""
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(parent, name).relative_to(folder).as_posix()
-
-
-def _is_own_file(path: Path, folder: Path) -> bool:
-    """Whether `path` is a plain file that lies in `folder`: a pipe would be waited on for ever."""
-    return is_inside(path, folder) and path.is_file()
-
-
-def _label_rows(path: str | Path | None, columns: LabelColumns, files: Sequence[str]) -> dict[str, Row]:
-    named = [*columns.label.values(), *filter(None, (columns.patient, columns.split))]
-    if path is None:
-        if named:
-            raise SourceError(f"column '{named[0]}' is named but no labels file is given. Name it with --labels FILE")
-        return {}
-    if not named:
-        raise SourceError(f"{path} is given but none of its columns is named. Name one with --label NAME=COLUMN")
-    return read_label_table(Path(path), columns, files)
-
-
 def _stamps(
     folder: Path, files: Sequence[str], masks_folder: Path | None, masks: Mapping[str, Mapping[str, str]]
 ) -> dict[str, str]:
@@ -261,24 +236,10 @@ def _stamps(
 def _listed(
     files: Sequence[str], rows: Mapping[str, Row], labels: Sequence[str], stamps: Mapping[str, str]
 ) -> tuple[Listed, ...]:
-    """What is known of each photograph before it is read; a split named once holds for all files of the patient."""
-    case_ids = _case_ids(files)
-    unlabelled = Row(dict.fromkeys(labels, np.nan))
-    row_of = {file: rows.get(file, unlabelled) for file in files}
-    patient_of = {file: row.patient_id or case_ids[file] for file, row in row_of.items()}
-    split_of = one_split_each((patient_of[file], row.split) for file, row in row_of.items() if row.split)
-    return tuple(
-        Listed(
-            file,
-            case_ids[file],
-            patient_of[file],
-            row.labels,
-            split_of.get(patient_of[file]),
-            row.problem,
-            stamps[file],
-        )
-        for file, row in row_of.items()
-    )
+    """What is known of each photograph before it is read; without a patient in its row it is a patient of its own."""
+    name_of = _case_ids(files)
+    keys = [Listed(file, name_of[file], name_of[file], stamp=stamps[file]) for file in files]
+    return with_rows(keys, {name_of[file]: row for file, row in rows.items()}, labels)
 
 
 def _case_ids(files: Sequence[str]) -> dict[str, str]:
@@ -293,6 +254,6 @@ def _kind(folder: Path, files: Sequence[str]) -> str:
     step = max(1, len(files) // SAMPLE)
     votes: dict[str, int] = defaultdict(int, {"rgb": 0})
     for file in files[::step]:
-        if _is_own_file(folder / file, folder) and (kind := pixel_kind(folder / file)):
+        if is_own_file(folder / file, folder) and (kind := pixel_kind(folder / file)):
             votes[kind] += 1
     return max(votes, key=votes.__getitem__)

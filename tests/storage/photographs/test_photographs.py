@@ -19,7 +19,7 @@ def centre(weights: np.ndarray) -> tuple[float, float]:
 
 
 def read_all(folder: Path, **options) -> dict[str, Case | Rejected]:
-    source = open_source(str(folder), **{"size": 32, "crop": False, **options})
+    source = open_source(str(folder), **{"source": "photographs", "size": 32, "crop": False, **options})
     return {key.file: source.read(key) for key in source.listing()}
 
 
@@ -261,12 +261,12 @@ def test_a_healthy_batch_may_have_no_mask_at_all_where_the_classes_are_named(tmp
 
 
 def test_a_missing_folder_is_a_mistake(tmp_path):
-    with pytest.raises(SourceError, match=r"there is no folder .*absent"):
+    with pytest.raises(SourceError, match=r"there is nothing at .*absent"):
         open_source(str(tmp_path / "absent"))
 
 
 def test_an_empty_folder_is_a_mistake(tmp_path):
-    with pytest.raises(SourceError, match="no photographs"):
+    with pytest.raises(SourceError, match="holds no images"):
         open_source(str(tmp_path))
 
 

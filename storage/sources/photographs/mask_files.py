@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from storage.errors import SourceError
 from storage.sources.label_table import without_suffix
@@ -46,11 +46,6 @@ def assign_masks(
 def lesion_classes(assigned: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
     """All classes that some photograph has a mask of, sorted."""
     return tuple(sorted({lesion for masks in assigned.values() for lesion in masks}))
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether `path`, with every link followed, lies in `folder`."""
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _photographs_by_stem(photographs: Sequence[str]) -> dict[str, str]:

@@ -121,7 +121,7 @@ def test_a_reader_ends_with_the_one_who_asks(cohort):
         "reader.image(0); print(reader._process.pid, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", script, cohort.path, cohort.snapshot]
-    owner = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
     assert owner.stdout is not None
     process = psutil.Process(int(owner.stdout.readline()))
     owner.kill()

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from storage.errors import SourceError
 from storage.sources.label_table import without_suffix
-from storage.sources.mask_files import LESION, STEM, assign_masks
+from storage.sources.photographs.mask_files import LESION, STEM, assign_masks
 
 CASE = "{case}"
 

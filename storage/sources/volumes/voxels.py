@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from storage.sources.photograph_file import UnreadableError
+from storage.sources.photographs.file import UnreadableError
 
 MOST_BYTES = 8 << 30  # of one volume: a whole-body CT of 0.7 mm voxels, 16 bit, is 2 GB
 MOST_CHANNELS = 64

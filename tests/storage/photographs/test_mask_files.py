@@ -1,7 +1,7 @@
 import pytest
 
 from storage.errors import SourceError
-from storage.sources.mask_files import assign_masks, check_pattern, lesion_classes
+from storage.sources.photographs.mask_files import assign_masks, check_pattern, lesion_classes
 
 PHOTOGRAPHS = ["IDRiD_01.jpg", "IDRiD_02.jpg"]
 

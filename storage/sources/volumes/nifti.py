@@ -11,8 +11,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from storage.sources.photograph_file import UnreadableError
-from storage.sources.voxels import (
+from storage.sources.photographs.file import UnreadableError
+from storage.sources.volumes.voxels import (
     MOST_CHANNELS,
     Beside,
     Described,

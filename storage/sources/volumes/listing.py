@@ -6,11 +6,11 @@ from pathlib import Path
 
 from storage.case import Listed
 from storage.errors import SourceError
-from storage.sources.listing import files_below
-from storage.sources.mask_files import LESION, is_inside
+from storage.sources.listing import files_below, is_inside
+from storage.sources.photographs.mask_files import LESION
 from storage.sources.stamp import stamp_of
-from storage.sources.volume_format import Format, paths_of
-from storage.sources.volume_patterns import (
+from storage.sources.volumes.formats import Format, paths_of
+from storage.sources.volumes.patterns import (
     CASE,
     cases_by_name,
     cases_of,

@@ -8,6 +8,7 @@ out  (C, z, y, x) with x to the patient's left, y to the back and z to the head,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from typing import Literal, get_args
 
@@ -41,7 +42,7 @@ class Volume:
 class Regrid:
     """What a person asked for: `spacing_mm` (z, y, x) None keeps each volume's own, `shape` (z, y, x) None too.
 
-    With `shape` volumes are cut or padded with 0 about their centre, so that all of them fit in one array. With
+    With `shape` volumes are cut or padded about their centre, so that all of them fit in one array. With
     `project` the maximum along one axis is kept: axial looks along z, coronal along y, sagittal along x.
     SourceError for what no grid can have.
     """
@@ -80,7 +81,8 @@ def regridded(volume: Volume, regrid: Regrid) -> tuple[np.ndarray, dict[str, np.
     affine = np.asarray(volume.affine, np.float64)
     shape = volume.image.shape[1:]
     geometry = Geometry(Grid(shape, _spacing(affine), tuple(map(tuple, affine.tolist()))))
-    for step in (_orientation, _resampling, _crop, _projection):
+    crop = partial(_crop, volume.image)
+    for step in (_orientation, _resampling, crop, _projection):
         operation = step(geometry.grid, regrid)
         if operation is not None:
             geometry = Geometry(geometry.source, (*geometry.operations, operation))
@@ -121,10 +123,13 @@ def _resampling(grid: Grid, regrid: Regrid) -> Operation | None:
     return Resample(shape, scale, regrid.interpolator)
 
 
-def _crop(grid: Grid, regrid: Regrid) -> Operation | None:
+def _crop(image: np.ndarray, grid: Grid, regrid: Regrid) -> Operation | None:
+    """About the centre; what is added is the smallest value of each channel: air in a CT, nothing in a PET."""
     if regrid.shape is None or regrid.shape == grid.shape:
         return None
-    return Crop(tuple((old - new) // 2 for old, new in zip(grid.shape, regrid.shape, strict=True)), regrid.shape)
+    start = tuple((old - new) // 2 for old, new in zip(grid.shape, regrid.shape, strict=True))
+    fill = tuple(float(channel.min()) for channel in image) if min(start) < 0 else ()
+    return Crop(start, regrid.shape, fill)
 
 
 def _projection(grid: Grid, regrid: Regrid) -> Operation | None:

@@ -6,9 +6,9 @@ import pytest
 import SimpleITK
 
 from storage.case import Case
-from storage.sources.volume_files import open_mha, open_nifti, open_nrrd, open_volumes
+from storage.sources.volumes.files import open_mha, open_nifti, open_nrrd, open_volumes
 from tests.real_images import REAL_IMAGES
-from tests.storage.volume_twins import LPS, itk, nifti, patched, read_all, voxels
+from tests.storage.volumes.volume_twins import LPS, itk, nifti, patched, read_all, voxels
 
 PET_STS = REAL_IMAGES / "pet_sts"
 EXACT = {"rtol": 0, "atol": 1e-5}

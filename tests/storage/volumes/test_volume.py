@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage.errors import SourceError
 from storage.geometry import Crop, Geometry, Grid, Orient, Project, Resample
-from storage.sources.volume import Regrid, Volume, regridded
+from storage.sources.volumes.volume import Regrid, Volume, regridded
 
 SPACING = (3.0, 2.0, 1.5)  # z, y, x
 CANONICAL = np.array([[-1.5, 0, 0, 30], [0, -2.0, 0, -10], [0, 0, 3.0, 5], [0, 0, 0, 1]])
@@ -101,10 +101,10 @@ def test_steps_come_in_one_order_turned_resampled_cropped_projected():
     assert found.shape == (1, 8, 7)
 
 
-def test_a_shape_is_cut_out_about_the_centre_or_padded_with_0():
+def test_a_shape_is_cut_out_about_the_centre_or_padded_with_its_smallest_value():
     image = np.arange(1, 7, dtype=np.float32).reshape(1, 6, 1, 1)
     assert regridded(Volume(image, CANONICAL), Regrid(shape=(4, 1, 1)))[0].ravel().tolist() == [2, 3, 4, 5]
-    assert regridded(Volume(image, CANONICAL), Regrid(shape=(8, 1, 1)))[0].ravel().tolist() == [0, 1, 2, 3, 4, 5, 6, 0]
+    assert regridded(Volume(image, CANONICAL), Regrid(shape=(8, 1, 1)))[0].ravel().tolist() == [1, 1, 2, 3, 4, 5, 6, 1]
 
 
 @pytest.mark.parametrize(("plane", "axis"), [("axial", 0), ("coronal", 1), ("sagittal", 2)])
@@ -165,3 +165,17 @@ def test_what_no_grid_can_have_is_refused_in_one_line(wish, message):
 def test_a_volume_without_a_place_in_the_patient_is_refused(affine, message):
     with pytest.raises(SourceError, match=message):
         regridded(Volume(_image(), affine), Regrid())
+
+
+def test_a_ct_is_padded_with_its_air_and_its_mask_with_nothing():
+    image = np.full((2, 2, 2, 2), 40, np.int16)
+    image[0, 0] = -1000
+    mask = np.ones((2, 2, 2), bool)
+    shown, masks, geometry = regridded(
+        Volume(image, np.diag([-1.0, -1.0, 1.0, 1.0]), {"GTV": mask}), Regrid(shape=(4, 2, 2))
+    )
+    assert shown[0, 0, 0, 0] == -1000
+    assert shown[1, 0, 0, 0] == 40
+    assert masks["GTV"].sum() == 8
+    assert np.array_equal(geometry.mask_to_source(masks["GTV"]), mask)
+    assert np.array_equal(Geometry.from_json(geometry.to_json()).apply(image), shown)

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from storage.field_of_view import Box
-from storage.regridding import cut, regrid_image, regrid_mask, square_around
+from storage.sources.photographs.field_of_view import Box
+from storage.sources.photographs.regridding import cut, regrid_image, regrid_mask, square_around
 
 
 def test_a_grid_of_the_same_size_returns_image_and_mask_bit_for_bit():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from storage.field_of_view import Box, field_of_view
+from storage.sources.photographs.field_of_view import Box, field_of_view
 
 
 def disc(height, width, centre, radius, surround=4, retina=150):

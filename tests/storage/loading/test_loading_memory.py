@@ -13,7 +13,7 @@ from storage.loading import LoadingError, MemoryEstimate, available_memory, memo
 from storage.loading.memory import CGROUPS, shown_bytes
 
 GB = 10**9
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def estimate(**changes: int) -> MemoryEstimate:

@@ -8,16 +8,14 @@ projection. All operations act on each axis for itself, so that the way back is 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from storage.operations import Crop, Grid, Interpolator, Operation, Orient, Project, Resample
-from storage.resampling import TIE, resampled
-
-__all__ = ["Crop", "Geometry", "Grid", "Interpolator", "Operation", "Orient", "Project", "Resample", "plain"]
+from storage.geometry.operations import Crop, Grid, Operation, Orient, Project, Resample
+from storage.geometry.resampling import TIE, resampled
 
 OPERATIONS: dict[str, type[Operation]] = {"orient": Orient, "crop": Crop, "resample": Resample, "project": Project}
 HALF = 0.5 - 1e-5  # of a voxel covered; float32 shares that add up to a half may miss it by 1e-7
@@ -53,6 +51,8 @@ class Geometry:
         _check("mask", mask.shape, self.source)
         coverage = np.asarray(mask, bool)
         for operation in self.operations:
+            if isinstance(operation, Crop):
+                operation = replace(operation, fill=())
             if not isinstance(operation, Resample):
                 coverage = operation.image(coverage[None])[0]
             elif (operation.shape, set(operation.scale)) != (coverage.shape, {1.0}):

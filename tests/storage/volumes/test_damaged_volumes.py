@@ -6,8 +6,8 @@ import pytest
 
 from storage.case import Case, Rejected
 from storage.errors import SourceError
-from storage.sources.volume_files import open_mha, open_nifti, open_nrrd, open_volumes
-from tests.storage.volume_twins import itk, nifti, patched, read_all, reason, voxels
+from storage.sources.volumes.files import open_mha, open_nifti, open_nrrd, open_volumes
+from tests.storage.volumes.volume_twins import itk, nifti, patched, read_all, reason, voxels
 
 
 def broken_nifti(folder: Path, offset: int, value: np.generic) -> str:

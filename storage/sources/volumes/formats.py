@@ -12,11 +12,11 @@ import numpy as np
 
 from storage.errors import SourceError
 from storage.sources.listing import is_own_file
-from storage.sources.metaimage import describe_metaimage, metaimage_data_file, read_metaimage
-from storage.sources.nifti import describe_nifti, read_nifti
-from storage.sources.nrrd import describe_nrrd, nrrd_data_file, read_nrrd
-from storage.sources.photograph_file import UnreadableError
-from storage.sources.voxels import Beside, Described, Voxels
+from storage.sources.photographs.file import UnreadableError
+from storage.sources.volumes.metaimage import describe_metaimage, metaimage_data_file, read_metaimage
+from storage.sources.volumes.nifti import describe_nifti, read_nifti
+from storage.sources.volumes.nrrd import describe_nrrd, nrrd_data_file, read_nrrd
+from storage.sources.volumes.voxels import Beside, Described, Voxels
 
 FormatName = Literal["nifti", "nrrd", "mha"]
 START = 1 << 17  # bytes that hold any header
