@@ -194,7 +194,7 @@ def test_killed_at_any_moment_leaves_whole_cases_and_the_same_command_completes_
     folder = tmp_path / kind
     folder = write_volumes(folder, 24) if kind == "volumes" else write_photographs(folder, range(40))
     read, count = (volume_of, 24) if kind == "volumes" else (picture_of, 40)
-    place, delays, kills, fresh, seen = tmp_path / "cohort", random.Random(f"{kind} {what}"), 0, 0, set()
+    place, delays, kills, seen = tmp_path / "cohort", random.Random(f"{kind} {what}"), 0, set()
     while kills < 34:
         if what != "ingest" and not place.exists():
             work("ingest", folder, place).wait()
@@ -206,7 +206,6 @@ def test_killed_at_any_moment_leaves_whole_cases_and_the_same_command_completes_
             assert work("repair", folder, place).wait() == 0
             work("ingest", folder, place).wait()  # a damaged table was set back
         seen.add(assert_whole(place, folder, read=read))
-        fresh += 1
         if what == "ingest" and max(seen) == count:
             shutil.rmtree(place)
             seen = {0}

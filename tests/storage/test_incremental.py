@@ -349,5 +349,5 @@ class CohortAsDicts(RuleBasedStateMachine):
             assert all((maps.saliency(row) == value + row).all() for row, value in values.items())
 
 
-CohortAsDicts.TestCase.settings = settings(max_examples=30, stateful_step_count=8, deadline=None)
+CohortAsDicts.TestCase.settings = settings(max_examples=30, stateful_step_count=6, deadline=None)
 TestCohortAsDicts = CohortAsDicts.TestCase
