@@ -22,7 +22,7 @@ from storage.restoration import TIP, restore_files, states
 from storage.sources import Source
 
 Part = Literal["image", "masks", "map", "table"]
-Reopen = Callable[[str, Mapping[str, Any]], Source]
+Reopen = Callable[[Mapping[str, Any]], Source]
 Progress = Callable[[int, int], None]
 
 
@@ -137,7 +137,7 @@ def repair(path: str, reopen: Reopen, on_progress: Progress | None = None) -> Ch
 
     Files of the store are restored from their copies. A damaged table is set back to the newest state that can be read,
     and nothing is deleted then: ingesting again brings back what came after it. A damaged case is read again from its
-    source, if `reopen(address, how)` finds the file as it was; a damaged map is taken out, so that localisation makes
+    source, if `reopen(origin)` finds the file as it was; a damaged map is taken out, so that localisation makes
     it anew.
     """
     restored = restore_files(path) if engine.exists(path) else []
@@ -229,11 +229,11 @@ def _mend_cases(path: str, report: CheckReport, reopen: Reopen) -> None:
 def _read_again(cohort: Cohort, missing: dict[int, set[Part]], reopen: Reopen) -> Iterator[Corrections]:
     """What can be had again of each case: only what is what was written. It is taken off what is `missing`."""
     table = cohort.table
-    for address, how in cohort.origins.items():
+    for origin in cohort.origins:
         row_of = {(table["file"].iat[row], table["sha256"].iat[row]): row for row, parts in missing.items() if parts}
         files = {file for file, _ in row_of}
         try:
-            source = reopen(address, how)
+            source = reopen(origin)
             keys = [key for key in source.listing() if key.file in files]
         except SourceError:
             continue
@@ -248,8 +248,9 @@ def _what_was_written(cohort: Cohort, row: int, case: Case, parts: set[Part]) ->
     """Those of the damaged `parts` of a case that its source still gives; they are taken off."""
     better, known = Corrections(), cohort.table.iloc[row]
     grid = cohort.shape(row)
-    if "image" in parts and digest(case.image) == known["image_digest"]:
-        better.images[row] = case.image
+    image = case.image.astype(cohort.dtype)
+    if "image" in parts and digest(image) == known["image_digest"]:
+        better.images[row] = image
         parts.discard("image")
     fits = case.masks is not None and case.image.shape[1:] == grid
     if "masks" in parts and fits and mask_digest(case.masks, grid, cohort.layout) == known["mask_digest"]:

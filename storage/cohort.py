@@ -19,7 +19,7 @@ from storage.errors import CohortError
 from storage.geometry import Geometry
 from storage.layout import Corrections, Layout
 from storage.maps import Maps, delete_maps, map_names, record_maps
-from storage.rows import Ragged, Rows, rows_of
+from storage.pixels import Pixels
 from storage.splits import FRACTIONS, Fractions, checked_fractions
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ class Cohort:
         if shared is None:
             raise CohortError(f"there is no cohort at {self.path}: its first ingestion was cut short; run it again")
         self.layout = shared
-        for name in ("table", "quarantine", "_images", "_masks", "_names"):
+        for name in ("table", "quarantine", "_pixels"):
             self.__dict__.pop(name, None)
 
     def __len__(self) -> int:
-        return int(engine.array_of(self._group, "case_id").shape[0])
+        return len(self._pixels)
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -173,9 +173,9 @@ class Cohort:
         return self.layout.fractions
 
     @property
-    def origins(self) -> dict[str, Any]:
-        """The sources it was made from: address → how each was opened."""
-        return dict(self._group.attrs.get(layout.ORIGINS, {}))  # type: ignore[arg-type]
+    def origins(self) -> list[dict[str, Any]]:
+        """The sources it was made from: `address`, `options`, and `pseudonyms`, a sign of the key that hashed ids."""
+        return list(self._group.attrs.get(layout.ORIGINS, []))  # type: ignore[arg-type]
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -194,16 +194,8 @@ class Cohort:
         return layout.read_quarantine(self._group)
 
     @cached_property
-    def _images(self) -> Rows:
-        return rows_of(self._group, "image")
-
-    @cached_property
-    def _masks(self) -> Rows:
-        return rows_of(self._group, "mask")
-
-    @cached_property
-    def _names(self) -> engine.Array:
-        return engine.array_of(self._group, "case_id")
+    def _pixels(self) -> Pixels:
+        return Pixels(self.path, self._group, self.layout)
 
     def history(self) -> list[Snapshot]:
         """The snapshots that led to this one, newest first."""
@@ -211,7 +203,7 @@ class Cohort:
 
     def shape(self, index: int) -> tuple[int, ...]:
         """The grid of a case, (y, x) or (z, y, x)."""
-        return self.grid or self._images.shape(index)[1:]
+        return self._pixels.shape(index)
 
     def spacing(self, index: int) -> tuple[float, ...]:
         """Spacing of a case along each axis in mm, NaN where unknown."""
@@ -224,7 +216,7 @@ class Cohort:
 
     def image(self, index: int) -> np.ndarray:
         """Image of a case, (C, y, x) or (C, z, y, x) in the stored dtype; CohortError where it is damaged."""
-        return self._read(self._images, index)
+        return self._pixels.image(index)
 
     def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Images of some cases of a shared grid, (N, C, y, x) or (N, C, z, y, x)."""
@@ -237,47 +229,27 @@ class Cohort:
 
     def patch(self, index: int, start: Sequence[int], shape: Sequence[int]) -> np.ndarray:
         """The part (C, *shape) of an image that begins at `start`; only the chunks it touches are read."""
-        return self._read(self._images, index, (slice(None), *_box(start, shape)))
+        return self._pixels.image(index, _box(start, shape))
 
     def masks(self, index: int) -> np.ndarray:
         """Masks of a case, (L, *grid) bool in the order of `lesions`; all False where nobody annotated it."""
-        return self._mask_region(index, slice(None), tuple(slice(0, length) for length in self.shape(index)))
+        return self._pixels.masks(index)
 
     def mask(self, index: int, lesions: Sequence[str] | None = None) -> np.ndarray:
         """Union of the masks of the named lesion classes, by default of all: bool on the grid."""
-        return np.asarray(self.masks(index)[self._classes(lesions)].any(axis=0))
+        return self._pixels.mask(index, self._classes(lesions))
 
     def mask_patch(
         self, index: int, start: Sequence[int], shape: Sequence[int], lesions: Sequence[str] | None = None
     ) -> np.ndarray:
         """The part of `mask` that begins at `start`, bool of `shape`."""
-        region = self._mask_region(index, slice(None), _box(start, shape))
-        return np.asarray(region[self._classes(lesions)].any(axis=0))
-
-    def _mask_region(self, index: int, lesions: slice, box: tuple[slice, ...]) -> np.ndarray:
-        missing = not self.lesions or (isinstance(self._masks, Ragged) and not self._masks.has(index))
-        if missing:
-            return np.zeros((len(self.lesions), *(axis.stop - axis.start for axis in box)), bool)
-        return self._read(self._masks, index, (lesions, *box))
+        return self._pixels.mask(index, self._classes(lesions), _box(start, shape))
 
     def _classes(self, lesions: Sequence[str] | None) -> list[int]:
         wanted = self.lesions if lesions is None else lesions
         if unknown := sorted(set(wanted) - set(self.lesions)):
             raise CohortError(f"{self.path} has no lesion class '{unknown[0]}'; it has: {_listed(self.lesions)}")
         return [self.lesions.index(lesion) for lesion in wanted]
-
-    def _read(self, rows: Rows, index: int, region: tuple[slice, ...] = ()) -> np.ndarray:
-        """A row of pixels; whatever the store's checksums find wrong names the case."""
-        if not 0 <= int(index) < len(self):
-            raise IndexError(f"there is no case {index} in {self.path}, which has {len(self)} cases")
-        try:
-            return rows.read(index, region)
-        except Exception as error:  # zarr, numcodecs and icechunk each have their own
-            name = str(self._names[int(index)])
-            raise CohortError(
-                f"case '{name}' is damaged in {self.path} ({engine.first_line(error)}); "
-                f"`lesionflow check {self.path} --repair` reads it again from its source"
-            ) from error
 
     def append(self, cases: Sequence[Case], rejected: Sequence[Rejected] = ()) -> str:
         """Take in `cases` and set aside `rejected` in one transaction; the id of the new snapshot."""
@@ -294,7 +266,7 @@ class Cohort:
         """`append` that also corrects cases, frees `settled` files from quarantine, and tells what it did.
 
         A case that the cohort has is left alone; one whose bytes it has under another name, or whose name it has with
-        other bytes, is set aside. `origin` (address → how to open it) is remembered. Where all is as it was, no
+        other bytes, is set aside. `origin`, how to open its source again, is remembered. Where all is as it was, no
         snapshot is made. CohortError for a case that does not fit the cohort, SourceError for a patient in two splits:
         nothing is then written.
         """
@@ -343,10 +315,11 @@ class Cohort:
 
     def _remember(self, group: engine.Group, origin: Mapping[str, Any] | None) -> bool:
         """Keep where cases came from; whether that was new."""
-        known: Any = group.attrs.get(layout.ORIGINS, {})
-        if not origin or all(known.get(address) == how for address, how in origin.items()):
+        known: Any = group.attrs.get(layout.ORIGINS, [])
+        kept = json.loads(json.dumps(origin))
+        if not origin or kept in known:
             return False
-        group.attrs[layout.ORIGINS] = {**known, **origin}
+        group.attrs[layout.ORIGINS] = [*known, kept]
         return True
 
     def content_digest(self) -> str:

@@ -27,7 +27,7 @@ from storage.splits import FRACTIONS, Fractions
 
 Progress = Callable[[int, int], None]
 
-SHARD_CASES = 256
+SHARD_CASES = 512
 SHARD_BYTES = 256 << 20
 VOLUME_BYTES = 32 << 20  # what a volume of unknown size is taken for
 
@@ -122,8 +122,8 @@ def ingest(
     A file whose stamp or SHA-256 the cohort has is not decoded again; if the source gives it other labels or masks,
     they are corrected. A broken file goes to quarantine with its reason and is tried again by the next ingestion.
     `fractions` of train, validation and test (0.7, 0.15, 0.15) and the `dtype` of the pixels (that of the first cases)
-    are set when the cohort is made; `origin`, the address and how it was opened, is kept for repairs. A shard is
-    `batch` cases, by default what 256 MB hold and at most 256. `on_progress(done, total)` is called after each shard.
+    are set when the cohort is made; `origin`, `address` and `options`, is kept for repairs. A shard is
+    `batch` cases, by default what 256 MB hold and at most 512. `on_progress(done, total)` is called after each shard.
 
     CohortError where the cohort is of another grid, has other channels, labels or lesions, or was split in other
     fractions; SourceError where no file can be read, or a patient would be in two splits.
@@ -354,9 +354,9 @@ def check_matches(cohort: Cohort, source: Source, fractions: Fractions | None = 
 
 def check_same_pseudonyms(cohort: Cohort, origin: Mapping[str, Any] | None) -> None:
     """CohortError where patient ids were hashed with another key: one person would become two patients."""
-    given = {how.get("pseudonyms") for how in (origin or {}).values()} - {None}
-    known = {how.get("pseudonyms") for how in cohort.origins.values()} - {None}
-    if given and known and given != known:
+    given = (origin or {}).get("pseudonyms")
+    known = {one.get("pseudonyms") for one in cohort.origins} - {None}
+    if given and known and known != {given}:
         raise CohortError(
             f"the patient ids of {cohort.path} were hashed with another key; give the key it was begun with "
             "(LESIONFLOW_ID_KEY, or identity.key of its workspace)"

@@ -102,7 +102,7 @@ def lay_out(group: engine.Group, layout: Layout) -> None:
         add_case_rows(group, "mask", ("lesion", layout.lesions), "bool", layout)
     engine.add_columns(group.create_group("quarantine"), QUARANTINE, dim="file")
     group.attrs[ATTRIBUTE] = described(layout)
-    group.attrs[ORIGINS] = {}
+    group.attrs[ORIGINS] = []
 
 
 def add_case_rows(group: engine.Group, name: str, first: tuple[str, Sequence[str]], dtype: str, layout: Layout) -> None:

@@ -51,6 +51,6 @@ def read_all(cohort: str, mend: bool) -> CheckReport:
         return repair(cohort, reopened, moved) if mend else check(cohort, moved)
 
 
-def reopened(address: str, how: Mapping[str, Any]) -> Source:
+def reopened(origin: Mapping[str, Any]) -> Source:
     """A source as it was opened when a cohort was made from it."""
-    return opened_source(address, dict(how["options"]))[0]
+    return opened_source(origin["address"], dict(origin["options"]))[0]

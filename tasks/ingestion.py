@@ -60,10 +60,11 @@ def opened_source(address: str, options: dict[str, Any]) -> tuple[Source, dict[s
     given = {name: value for name, value in options.items() if value is not None}
     key, place = identity_key(), current_workspace().root / "unpacked"
     source = open_source(address, id_key=key, unpack_into=place, **given)
-    how: dict[str, Any] = {"options": given}
+    where = address if address.startswith("sim:") else str(Path(address).resolve())
+    origin: dict[str, Any] = {"address": where, "options": given}
     if source.name == "dicom" and not given.get("keep_identifiers"):
-        how["pseudonyms"] = hmac.new(key, b"lesionflow key", hashlib.sha256).hexdigest()[:16]
-    return source, {address if address.startswith("sim:") else str(Path(address).resolve()): how}
+        origin["pseudonyms"] = hmac.new(key, b"lesionflow key", hashlib.sha256).hexdigest()[:16]
+    return source, origin
 
 
 def ingest_with_progress(intake: Intake, workers: int) -> IngestReport:

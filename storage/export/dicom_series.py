@@ -30,7 +30,7 @@ def _modalities(cohort: Cohort, cases: Sequence[int]) -> list[str]:
 
 def _listing(cohort: Cohort, folder: str, id_key: bytes, modality: str) -> list[tuple[DicomSeries, SeriesKey]]:
     """The series of a folder, under names made as the cohort's were."""
-    named = any(origin.get("options", {}).get("keep_identifiers") for origin in cohort.origins.values())
+    named = any(origin.get("options", {}).get("keep_identifiers") for origin in cohort.origins)
     source = open_dicom(folder, modality=modality, id_key=id_key, keep_identifiers=named)
     return [(source, key) for key in source.listing() if not key.problem]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def stamp_of(paths: Iterable[Path]) -> str:
-    """Changes whenever one of the files does: over sizes and times of modification, as make and rsync go by.
+    """Changes whenever one of the files does: over places, sizes and times of modification, as make and rsync go by.
 
     '' where one cannot be looked at.
     """
@@ -17,5 +17,5 @@ def stamp_of(paths: Iterable[Path]) -> str:
             found = os.stat(path)
         except OSError:
             return ""
-        signs.append(f"{found.st_size}:{found.st_mtime_ns}")
-    return signs[0] if len(signs) == 1 else hashlib.sha256(" ".join(signs).encode()).hexdigest()[:32]
+        signs.append(f"{os.path.abspath(path)}:{found.st_size}:{found.st_mtime_ns}")
+    return hashlib.sha256("\n".join(signs).encode()).hexdigest()[:32]

@@ -257,12 +257,12 @@ def photographs_of(folder: Path, count: int, start: int = 0, side: int = 32) -> 
 
 def take_in(folder: Path, place: Path, **options) -> None:
     options = {"size": 32, "crop": False, "masks": str(folder / "masks"), **options}
-    origin = {str(folder): {"options": options}}
+    origin = {"address": str(folder), "options": options}
     ingest(open_source(str(folder), "photographs", **options), place, origin=origin)
 
 
-def reopened(address, how):
-    return open_source(address, "photographs", **how["options"])
+def reopened(origin):
+    return open_source(origin["address"], "photographs", **origin["options"])
 
 
 @pytest.fixture
@@ -331,8 +331,8 @@ def test_a_source_that_is_read_otherwise_now_is_not_taken_for_the_lost_case(take
     flip(files_in(place, "chunks")[0])
     (damage,) = check(str(place)).damaged
 
-    def larger(address, how):
-        return open_source(address, "photographs", **{**how["options"], "size": 16})
+    def larger(origin):
+        return open_source(origin["address"], "photographs", **{**origin["options"], "size": 16})
 
     assert repair(str(place), larger).lost == [damage.name]
 

@@ -136,7 +136,7 @@ def test_a_full_disk_stops_an_ingestion_and_with_room_the_same_command_completes
     assert ingest(source, place, batch=16).added == 200 - count
     assert assert_whole(place, folder) == 200
     before = sum(file.stat().st_size for file in files_in(place, "chunks"))
-    report = repair(str(place), lambda address, how: source)
+    report = repair(str(place), lambda origin: source)
     after = sum(file.stat().st_size for file in files_in(place, "chunks"))
     assert (report.damaged, report.lost, report.freed_bytes >= before - after > 0) == ([], [], True)
     assert assert_whole(place, folder) == 200
