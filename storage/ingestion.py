@@ -28,7 +28,7 @@ from storage.splits import FRACTIONS, Fractions
 Progress = Callable[[int, int], None]
 
 SHARD_CASES = 512
-SHARD_BYTES = 256 << 20
+SHARD_BYTES = 128 << 20
 VOLUME_BYTES = 32 << 20  # what a volume of unknown size is taken for
 
 
@@ -73,7 +73,7 @@ class Intake:
 
     def _fitting(self) -> int:
         grid, channels = self.source.grid, len(self.source.channels)
-        guess = VOLUME_BYTES if grid is None and "z" in self.source.dims else 4 * channels * int(np.prod(grid or 1))
+        guess = VOLUME_BYTES if grid is None and "z" in self.source.dims else channels * int(np.prod(grid or 1))
         return max(1, min(SHARD_CASES, SHARD_BYTES // max(guess, 1)))
 
 
@@ -123,7 +123,7 @@ def ingest(
     they are corrected. A broken file goes to quarantine with its reason and is tried again by the next ingestion.
     `fractions` of train, validation and test (0.7, 0.15, 0.15) and the `dtype` of the pixels (that of the first cases)
     are set when the cohort is made; `origin`, `address` and `options`, is kept for repairs. A shard is
-    `batch` cases, by default what 256 MB hold and at most 512. `on_progress(done, total)` is called after each shard.
+    `batch` cases, by default at most 512 of together 128 MB. `on_progress(done, total)` is called after each shard.
 
     CohortError where the cohort is of another grid, has other channels, labels or lesions, or was split in other
     fractions; SourceError where no file can be read, or a patient would be in two splits.
@@ -159,12 +159,13 @@ def read_shard(intake: Intake, places: range, pool: Executor | None = None) -> S
     in_turn: Callable[..., Iterator[Any]] = map if pool is None else pool.map
     keys = intake.source.listing()[places.start : places.stop]
     shard, known = Shard(), _known(intake.path, intake.base)
-    unread = [key for key in keys if not known.is_unchanged(key)]
-    digests = dict(zip(map(id, unread), in_turn(intake.source.sha256, unread), strict=True))
+    unchanged = {key.file for key in keys if known.is_unchanged(key)}
+    unread = [key for key in keys if known.row_of_digest and key.file not in unchanged]
+    digests = dict(zip((key.file for key in unread), in_turn(intake.source.sha256, unread), strict=True))
     fresh: list[Listed] = []
     for key in keys:
-        digest = digests.get(id(key), "")
-        row = known.row_of_digest.get(digest) if id(key) in digests else known.row_of_file[key.file]
+        digest = digests.get(key.file, "")
+        row = known.row_of_file[key.file] if key.file in unchanged else known.row_of_digest.get(digest)
         if row is None:
             fresh.append(key)
         else:

@@ -56,12 +56,9 @@ class Stacked:
 
     def append(self, first: int, values: Sequence[np.ndarray | None]) -> None:
         """Write `values` after the rows that are there; an empty row is zeros, which take no room."""
-        stack = np.zeros((len(values), *self._array.shape[1:]), self.dtype)
-        for place, value in enumerate(values):
-            if value is not None:
-                stack[place] = value
+        empty = np.zeros(self._array.shape[1:], self.dtype)
         self._array.resize((first + len(values), *self._array.shape[1:]))
-        self._array[first:] = stack
+        self._array[first:] = np.stack([empty if value is None else value for value in values])
 
     def write(self, row: int, value: np.ndarray) -> None:
         """Replace a row."""
