@@ -35,6 +35,7 @@ from typing import Any
 from unittest import mock
 
 import cv2
+import dask
 import numpy as np
 from distributed import LocalCluster
 from PIL import Image
@@ -48,7 +49,7 @@ from storage.sources.photographs.field_of_view import Box
 from storage.sources.photographs.file import decode_photograph, in_channels
 from storage.sources.photographs.regridding import regrid_image
 from tasks.ingestion import ingest_on_cluster
-from tasks.shards import ADDRESS
+from tasks.shards import ADDRESS, SETTINGS
 
 ROOT = Path(__file__).parents[1]
 CORES = os.cpu_count() or 1
@@ -170,6 +171,7 @@ def seconds_on_cluster(photographs: Path, cohort: Path, size: int, count: int) -
     intake = begin(source_of(photographs, size), cohort, batch=16)
     moments = []
     with (
+        dask.config.set(SETTINGS),
         LocalCluster(n_workers=count, **settings) as cluster,
         mock.patch.dict(os.environ, {ADDRESS: cluster.scheduler_address}),
     ):

@@ -226,7 +226,9 @@ def _correct(shard: Shard, intake: Intake, table: pd.DataFrame, row: int, key: L
     """Note what the source now says otherwise of a known case: its labels and, where its files changed, its masks."""
     better = shard.corrections
     given = {label: float(value) for label, value in key.labels.items()}
-    if not np.array_equal(list(given.values()), [table[label].iat[row] for label in given], equal_nan=True):
+    if not np.array_equal(
+        list(given.values()), [table[label].to_numpy(np.float64)[row] for label in given], equal_nan=True
+    ):
         better.labels[row] = given
     if table["stamp"].iat[row] == key.stamp:
         return

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
+from storage.case import Rejected
 from storage.cohort import Cohort
 from storage.ingestion import IngestReport, Intake, begin, concluded, ingest_in_threads, read_shard, record_shard
 from storage.sources import Source, open_source
@@ -46,6 +48,7 @@ def ingest_source(
             "broken": len(report.broken),
             "cases": len(Cohort.open(cohort)),
         }
+        tell_where(opened, report.broken)
         run.log_metrics(counts)
         run.tag(snapshot=report.snapshot, cohort=cohort)
         page = publish_report("ingest", run, f"Ingested {address}", sections(cohort, counts, report))
@@ -53,6 +56,13 @@ def ingest_source(
         rows = [{"file": r.file, "reason": r.reason} for r in report.quarantined]
         create_table_artifact(key="quarantine", table=rows, description=f"Set aside while ingesting {address}")
     return {**counts, "snapshot": report.snapshot, "cohort": cohort, "run_id": run.run_id, "report": str(page)}
+
+
+def tell_where(source: Source, broken: list[Rejected]) -> None:
+    """Where a DICOM series lies that was set aside: on the terminal alone, for a path may name a patient."""
+    if source.name == "dicom":
+        for rejected in broken:
+            print(f"{rejected.file} is {source.where(rejected)}", file=sys.stderr)  # type: ignore[attr-defined]
 
 
 def opened_source(address: str, options: dict[str, Any]) -> tuple[Source, dict[str, Any]]:

@@ -13,6 +13,13 @@ from distributed import Client, Future, as_completed
 ADDRESS = "LESIONFLOW_DASK_ADDRESS"
 Item = TypeVar("Item")
 
+# Dask has its workers give back freed memory at once (MALLOC_TRIM_THRESHOLD_); with images of a megabyte each array then
+# costs its pages anew, and ingestion took twice as long. Left out here, the other variables are Dask's own.
+SETTINGS: dict[str, Any] = {
+    "distributed.worker.daemon": False,
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
+}
+
 
 def shards(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """`items` in lists of `size`, the last one shorter."""
@@ -30,7 +37,7 @@ def map_shards(function: Callable[[Any], Any], shards: Sequence[Any]) -> Iterato
     if len(shards) <= 1:
         yield from ((position, function(shard)) for position, shard in enumerate(shards))
         return
-    with dask_settings({"distributed.worker.daemon": False}), cluster_client(len(shards)) as client:
+    with dask_settings(SETTINGS), cluster_client(len(shards)) as client:
         futures = {client.submit(function, shard, pure=False): position for position, shard in enumerate(shards)}
         for future, answer in as_completed(futures, with_results=True):
             yield futures[future], answer
@@ -49,7 +56,7 @@ def chain_shards(
     Shards are read side by side and recorded one after another, in order, each where it was read: what was read never
     travels. At most two shards a worker are on their way, which bounds memory.
     """
-    with dask_settings({"distributed.worker.daemon": False}), cluster_client(len(shards), workers) as client:
+    with dask_settings(SETTINGS), cluster_client(len(shards), workers) as client:
         shared = client.scatter(common, broadcast=True, hash=False)
         answer, pending = first, deque[Future]()
         for shard in shards:
