@@ -13,8 +13,8 @@ from distributed import Client, Future, as_completed
 ADDRESS = "LESIONFLOW_DASK_ADDRESS"
 Item = TypeVar("Item")
 
-# Dask has its workers give back freed memory at once (MALLOC_TRIM_THRESHOLD_); with images of a megabyte each array then
-# costs its pages anew, and ingestion took twice as long. Left out here, the other variables are Dask's own.
+# Dask has its workers give back freed memory at once (MALLOC_TRIM_THRESHOLD_); with images of a megabyte each array
+# then costs its pages anew, and ingestion took twice as long. Left out here; the other variables are Dask's own.
 SETTINGS: dict[str, Any] = {
     "distributed.worker.daemon": False,
     "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
