@@ -352,7 +352,8 @@ def check_matches(cohort: Cohort, source: Source, fractions: Fractions | None = 
         f"{what} {_shown(theirs)}, the cohort has {_shown(ours)}" for what, ours, theirs in pairs if ours != theirs
     ]
     if differing:
-        raise CohortError(f"{source.address} does not fit {cohort.path}: the source has {'; '.join(differing)}")
+        hint = f". Name them with --lesions {','.join(cohort.lesions)}" if "lesion classes" in differing[-1] else ""
+        raise CohortError(f"{source.address} does not fit {cohort.path}: the source has {'; '.join(differing)}{hint}")
 
 
 def check_same_pseudonyms(cohort: Cohort, origin: Mapping[str, Any] | None) -> None:

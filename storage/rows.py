@@ -56,6 +56,8 @@ class Stacked:
 
     def append(self, first: int, values: Sequence[np.ndarray | None]) -> None:
         """Write `values` after the rows that are there; an empty row is zeros, which take no room."""
+        if not values:
+            return
         empty = np.zeros(self._array.shape[1:], self.dtype)
         self._array.resize((first + len(values), *self._array.shape[1:]))
         self._array[first:] = np.stack([empty if value is None else value for value in values])

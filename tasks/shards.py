@@ -74,5 +74,5 @@ def cluster_client(shards: int, most: int | None = None) -> Client:
         return Client(address)
     workers = min(most or os.cpu_count() or 1, shards)
     return Client(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.ERROR
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=logging.CRITICAL
     )

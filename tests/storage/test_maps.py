@@ -39,6 +39,14 @@ def test_a_rewritten_map_replaces_the_old_one_and_only_that(cohort):
     assert maps.table["score"].to_dict() == {1: 1.5, 2: 7.0, 5: 7.0}
 
 
+def test_maps_written_again_with_none_that_is_new_take_their_places(cohort):
+    cohort.write_maps("m", [1, 4], saliency([1, 4]), notes([1, 4]))
+    cohort.write_maps("m", [4], saliency([4], seed=1), notes([4], score=2.5))
+    maps = cohort.maps("m")
+    assert (maps.indices.tolist(), maps.table["score"].tolist()) == ([1, 4], [1.5, 2.5])
+    assert np.array_equal(maps.saliency(4), saliency([4], seed=1)[0])
+
+
 def test_maps_do_not_change_the_content_digest(cohort):
     before = cohort.content_digest()
     cohort.write_maps("m", [0], saliency([0]), notes([0]))
