@@ -126,8 +126,8 @@ def assert_named(place: Path, whole: Items) -> set[tuple[str, str, int]]:
     return found
 
 
-def without_source(address, how):
-    raise SourceError(f"there is nothing at {address}")
+def without_source(origin):
+    raise SourceError(f"there is nothing at {origin['address']}")
 
 
 def test_a_healthy_cohort_has_no_damage(place, kind):

@@ -27,14 +27,15 @@ from storage import Cohort, ingest, open_source
 from storage.check import repair
 what, folder, cohort = sys.argv[1:]
 
-def opened(address, how):
+def opened(origin):
+    address = origin["address"]
     kind = "nifti" if "volumes" in address else "photographs"
     return open_source(address, kind, **({"size": 16, "crop": False} if kind == "photographs" else {}))
 
-source = opened(folder, {})
+source = opened({"address": folder})
 print("ready", flush=True)
 if what == "ingest":
-    ingest(source, cohort, batch=2, origin={folder: {"options": {}}})
+    ingest(source, cohort, batch=2, origin={"address": folder, "options": {}})
 if what == "maps":
     there = Cohort.open(cohort)
     for first in range(0, len(there) - 1, 2):

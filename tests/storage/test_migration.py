@@ -119,7 +119,7 @@ def write_maps_1(group):
     group.attrs.update({"columns": ["score", "why"], "arrays": ["trajectory"], "attrs": {"decay": 0.3}})
 
 
-def nothing(address, how):
+def nothing(origin):
     raise AssertionError("no source is needed")
 
 
