@@ -267,7 +267,8 @@ def record_shard(intake: Intake, shard: Shard, before: IngestReport) -> IngestRe
     if cohort is None and not shard.cases:
         return replace(before, quarantined=[*before.quarantined, *shard.rejected])
     first = cohort is None
-    cohort = cohort or _create(intake, np.result_type(*[case.image.dtype for case in shard.cases]))
+    if cohort is None:  # not `cohort or …`: one without cases is false
+        cohort = _create(intake, np.result_type(*[case.image.dtype for case in shard.cases]))
     fitting = [_in_dtype(case, cohort.dtype) for case in shard.cases]
     cases = [case for case in fitting if isinstance(case, Case)]
     misfits = [case for case in fitting if isinstance(case, Rejected)]

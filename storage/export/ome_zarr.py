@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
+from storage import engine
 from storage.cohort import Cohort
 from storage.export import display
 from storage.export.content import Content, maps_of, masks_of
@@ -27,7 +27,6 @@ SMALLEST, LEVELS = 64, 4  # a level follows while the longer side in the plane h
 BLOCKS = {2: (1, 512, 512), 3: (1, 32, 128, 128)}  # about a megabyte
 RED_GREEN_BLUE = ("FF0000", "00FF00", "0000FF")
 LPS = np.diag([-1.0, -1.0, 1.0])
-COMPRESSOR = ZstdCodec(level=1, checksum=True)
 
 Halve = Callable[[np.ndarray], np.ndarray]
 
@@ -91,7 +90,7 @@ def _write_image(
             shape=pixels.shape,
             chunks=blocks,
             dtype=pixels.dtype,
-            compressors=COMPRESSOR,
+            compressors=engine.COMPRESSOR,
             dimension_names=axes,
         )
         array[...] = pixels

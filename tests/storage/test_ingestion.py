@@ -221,3 +221,12 @@ def tiny_case(number, patient):
     image = np.zeros((1, 1, 1), np.uint8)
     geometry = plain((1, 1), (1.0, 1.0))
     return Case(f"c{number}", f"p{patient}", f"c{number}.png", str(number), image, {}, None, geometry)
+
+
+def test_an_ingestion_cut_short_before_its_first_case_goes_on_with_a_broken_file(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.png").write_bytes(b"broken")
+    Cohort.create(tmp_path / "cohort", grid=(32, 32), dims=("y", "x"), channels=("red", "green", "blue"), dtype="uint8")
+    report = take_in(tmp_path / "photographs", tmp_path / "cohort", source="photographs")
+    assert (report.added, [one.file for one in report.quarantined]) == (0, ["a.png"])
+    assert Cohort.open(tmp_path / "cohort").quarantine["file"].tolist() == ["a.png"]
