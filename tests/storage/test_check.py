@@ -146,9 +146,11 @@ def test_the_progress_ends_with_all_that_there_is(place):
 
 def test_each_damaged_chunk_is_named_and_the_rest_reads_exactly(place, kind):
     whole, found = readable(place), []
-    for file, how in zip(files_in(place, "chunks"), cycle((flip, delete)), strict=False):
-        with damaged(file, how):
+    for file in files_in(place, "chunks"):
+        with damaged(file, delete):
             found.append(assert_named(place, whole))
+        with damaged(file, flip):  # a frame of Zstandard has a few bits that change nothing of what is in it
+            assert assert_named(place, whole) in (found[-1], set())
     parts = {one for names in found for one in names}
     assert {("image", f"c{row}", row) for row in range(CASES)} <= parts
     assert {("map", "m", row) for row in (1, 3)} <= parts
