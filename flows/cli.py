@@ -4,12 +4,13 @@ Flows are imported inside the verbs, after the workspace is entered (Prefect and
 load) and so that `--help` answers at once.
 """
 
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from flows import cohort_verbs
+from flows import cohort_verbs, training_verbs
 from flows.console import (
     FAILED,
     WRONG_USE,
@@ -61,35 +62,7 @@ def demo(json_file: Json = None) -> None:
 
 
 app.add_typer(cohort_verbs.app)
-
-
-@app.command()
-def train(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="`lesionflow systems` lists them.")],
-    cohort: CohortPath,
-    target: Annotated[str, typer.Option(help="The label to learn.")] = "grade",
-    preset: Annotated[str, typer.Option(help="Settings of the system's experiment file: small, paper.")] = "small",
-    settings: Set = [],  # noqa: B006
-    epochs: Annotated[int | None, typer.Option(min=1, help="Same as --set trainer.max_epochs=N.")] = None,
-    initial: Annotated[
-        str | None,
-        typer.Option("--init", help="Start from a model (as --model of localize), or from a weights file."),
-    ] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes, one a device.")] = 1,
-    seed: Seed = 0,
-    json_file: Json = None,
-) -> None:
-    """Train a system on a cohort's labels; the same command goes on where a killed one stopped.
-
-    Example: `lesionflow train iterative-refinement cohort --target grade --set network.width=0.5 --epochs 40`
-    """
-    from flows.train import train as flow
-
-    chosen = parsed(settings)
-    trainer = {**chosen.pop("trainer", {}), **({"max_epochs": epochs} if epochs else {})}
-    answer = flow(system, cohort, target, preset, chosen, trainer, seed, devices, initial)
-    show(answer, ("run_id", "model", "model_version", "registered", "epochs", "best", "reused", "report"))
-    save_json(json_file, answer)
+app.add_typer(training_verbs.app)
 
 
 @app.command()
@@ -177,6 +150,7 @@ def systems(system: Annotated[str | None, typer.Argument(help="Show one, with it
 
 def main() -> None:
     """Run the command; a user's mistake is one line and status 2, a failed step one line and status 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
     try:
         app(standalone_mode=True)
     except Exception as error:

@@ -4,10 +4,10 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.engine.job import Node
 from tasks.experiments import merged, preset
-from tasks.reuse import finished, remember
-from tasks.tracking import locate_weights
-from tasks.training import model_files, run_training, training_job
+from tasks.registry import locate_weights
+from tasks.training import run_training, training_job
 
 
 @flow(name="train", flow_run_name="{system} on {cohort}")
@@ -21,6 +21,9 @@ def train(
     seed: int = 0,
     devices: int = 1,
     initial: str | None = None,
+    nodes: int = 1,
+    node_rank: int = 0,
+    rendezvous: str = "",
 ) -> dict[str, Any]:
     """Train, go on where a killed run stopped, or hand back the model of the same job done before."""
     chosen = preset(system, preset_name)
@@ -33,7 +36,6 @@ def train(
         seed,
         devices,
         locate_weights(initial) if initial else None,
+        nodes=nodes,
     )
-    if known := finished("train", key):
-        return {**known, "reused": True}
-    return remember("train", key, run_training(key, job), model_files(job))
+    return run_training(key, job, Node(rank=node_rank, rendezvous=rendezvous))

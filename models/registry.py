@@ -1,6 +1,10 @@
-"""Which systems there are: every module of a family's folder is imported, and registers itself by decorator."""
+"""Which systems there are: every module of a family's folder is imported, and registers itself by decorator.
+
+Modules of one's own, outside this project, are named in the variable LESIONFLOW_SYSTEMS, by comma.
+"""
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from models.config import Config, validated
 from models.errors import ModelError
 from models.system import System
 
+OWN_SYSTEMS = "LESIONFLOW_SYSTEMS"
 FAMILIES = (
     "localization",
     "segmentation",
@@ -96,3 +101,8 @@ def _import_families() -> None:
             package = importlib.import_module(family.name)
             for module in pkgutil.iter_modules(package.__path__, f"{family.name}."):
                 importlib.import_module(module.name)
+    for own in filter(None, os.environ.get(OWN_SYSTEMS, "").split(",")):
+        try:
+            importlib.import_module(own.strip())
+        except ModuleNotFoundError as error:
+            raise ModelError(f"{OWN_SYSTEMS} names {own.strip()!r}: {error}") from error

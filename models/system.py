@@ -1,11 +1,11 @@
 """What every system is: a LightningModule that trains and predicts from tensors alone.
 
-Keys of a batch       image, label, mask, points, boxes, spacing, case
+Keys of a batch       image, label, mask, points, boxes, spacing, case, and weight where the loss balances the labels
 Keys of a prediction  score, saliency, mask, boxes, points, image, embedding, transform
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from lightning import LightningModule
 from torch import Tensor
@@ -19,19 +19,40 @@ Batch = dict[str, Tensor]
 Prediction = dict[str, Tensor]
 
 
-class System(LightningModule):
+class Stage(LightningModule):
+    """One stage of a system's training: its steps and optimisers, and by what its best epoch is told.
+
+    `monitor` names a value that it logs; None: the last epoch's weights are kept. A stage of a system with several
+    holds those networks of the system that it trains.
+    """
+
+    monitor: ClassVar[str | None] = "val/loss"
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+
+
+class System(Stage):
     """One published system. A subclass narrows the annotation of `config`, which is how the registry knows its type.
 
-    The configuration travels in the checkpoint, so that `registry.restore` needs nothing else.
+    `inputs` are the keys of a batch that it trains on: `label` (a number a case) where it has a target, `mask` where
+    it learns from lesion masks. The configuration travels in the checkpoint, so that `registry.restore` needs nothing
+    else.
     """
 
     name: ClassVar[str] = ""  # set by the registry
+    inputs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     config: Config
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
         self.save_hyperparameters({"system": self.name, "config": config.model_dump(mode="json")}, logger=False)
+
+    def stages(self) -> dict[str, Stage]:
+        """The stages of training by name, in their order; by default one, the system itself.
+
+        They share the system's networks. Each is trained to its end, and goes on from where the one before stopped.
+        """
+        return {"training": self}
 
     @property
     def target(self) -> Target:
@@ -45,6 +66,12 @@ class System(LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """`to_input`'s tensor → the output (B, K)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward pass")
+
+    def score(self, image: Tensor) -> Tensor | None:
+        """The score (B,) of stored images without a map; None for a system without a forward pass."""
+        if type(self).forward is System.forward:
+            return None
+        return self.target(self(self.to_input(image)))
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Take weights of the public layout that the system's paper starts from; ModelError where it has none."""

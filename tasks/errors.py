@@ -1,5 +1,9 @@
-"""Errors of steps that are told to the user in one line."""
+"""What a step raises for a person to read."""
 
 
 class TrainingError(Exception):
-    """A training process failed; the message is its own exception."""
+    """A training process failed; the message is the first failing rank's own."""
+
+
+class TrainingStopped(TrainingError):
+    """A training was told to stop, and did so after a checkpoint."""

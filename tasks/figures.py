@@ -1,9 +1,8 @@
-"""Figures of the reports: contact sheet, training curves, PR and FROC curves, gallery of refined maps."""
+"""Figures of the reports: contact sheet, PR and FROC curves, gallery of refined maps."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -41,21 +40,6 @@ def picture(cohort: Cohort, case: int) -> tuple[np.ndarray, np.ndarray]:
     low, high = window(channel, volume)
     shown = np.clip((view.of(volume) - low) / (high - low), 0, 1)
     return shown[None], np.array([view.of(mask) for mask in masks])
-
-
-def training_curves(epochs: Sequence[Mapping[str, float]]) -> Figure:
-    """Training and validation loss, and the learning rate, by epoch."""
-    table = pd.DataFrame(list(epochs)).set_index("epoch")
-    figure = Figure(figsize=(9, 3.2))
-    losses, rate = figure.subplots(1, 2)
-    for name in [column for column in table.columns.astype(str) if column.endswith("loss")]:
-        losses.plot(table.index, table[name], label=name)
-    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
-    losses.legend()
-    rate.plot(table.index, table["learning_rate"])
-    rate.set(xlabel="epoch", ylabel="learning rate")
-    figure.tight_layout()
-    return figure
 
 
 def pr_and_froc(pr: Mapping[str, PrecisionRecallCurve], froc: Mapping[str, FrocCurve], prevalence: float) -> Figure:

@@ -1,5 +1,6 @@
 """Localisation: one raw saliency map a case, by a trained model and a method, written to the cohort shard by shard."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from prefect import task
 from models.config import validated
 from models.errors import ModelError
 from models.localization.refinement import Refinement, RefinementConfig, refine
-from models.saliency import SALIENCY, default_sign
+from models.saliency import SALIENCY, Sign, default_sign
 from models.saliency.streaming import saliency_maps
 from models.system import System
 from storage.cohort import Cohort
@@ -27,6 +28,7 @@ from tasks.tracking import TrackedRun, tracked_run
 REFINED, INITIAL = "S", "s_0"
 SHARD = 64
 Method = Literal["iterative-refinement", "saliency"]
+PlainMap = tuple[int, float, np.ndarray]
 
 
 def map_name(model: dict[str, Any], name: str) -> str:
@@ -88,17 +90,7 @@ def localize_saliency(
     if not todo:
         return {"maps": [name], "cases": len(cases), "new": 0, "reused": True}
     with tracked_run("localize", {**attributes, "cohort": cohort, "splits": splits}) as run:
-        images = ((case, opened.image(case)) for case in todo)
-        found = saliency_maps(
-            system,
-            system.to_input,
-            images,
-            saliency,
-            target=system.target,
-            sign=sign,
-            batch_size=batch_size,
-            device=best_device(),
-        )
+        found = plain_maps(system, opened, todo, saliency, sign, batch_size)
         with progress(f"localize {saliency}", len(todo)) as advance:
             for shard in shards(found, SHARD):
                 write_plain(opened, name, shard, attributes)
@@ -106,6 +98,24 @@ def localize_saliency(
         run.log_metrics({"cases": len(cases), "new": len(todo)})
         run.tag(snapshot=opened.snapshot, model_version=about["version"])
     return {"maps": [name], "cases": len(cases), "new": len(todo), "run_id": run.run_id}
+
+
+def plain_maps(
+    system: System, cohort: Cohort, cases: Sequence[int], saliency: str, sign: Sign, batch_size: int
+) -> Iterator[PlainMap]:
+    """Score and map of each case by a plain saliency method, on the accelerator where there is one."""
+    device = best_device()
+    images = ((case, cohort.image(case)) for case in cases)
+    yield from saliency_maps(
+        system.to(device),
+        system.to_input,
+        images,
+        saliency,
+        target=system.target,
+        sign=sign,
+        batch_size=batch_size,
+        device=device,
+    )
 
 
 def refinement_config(system: System, settings: dict[str, Any]) -> RefinementConfig:
@@ -148,12 +158,11 @@ def write_refined(
     cohort.write_maps(names[0], cases, refined, table, arrays, attrs=attributes)
 
 
-def write_plain(
-    cohort: Cohort, name: str, shard: list[tuple[int, float, np.ndarray]], attributes: dict[str, Any]
-) -> None:
-    """One shard of a plain saliency method."""
+def write_plain(cohort: Cohort, name: str, shard: list[PlainMap], attributes: dict[str, Any], **noted: Any) -> None:
+    """One shard of a plain saliency method; `noted` are further columns of its table, one value for all its cases."""
     cases, scores, maps = zip(*shard, strict=True)
-    cohort.write_maps(name, list(cases), np.stack(maps), pd.DataFrame({"score": scores}), attrs=attributes)
+    table = pd.DataFrame({"score": scores, **noted})
+    cohort.write_maps(name, list(cases), maps, table, attrs=attributes)
 
 
 def refinement_summary(cohort: Cohort, name: str, cases: list[int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""MLflow, in one place: a run opened for a step, its config and figures, its model; closed whatever happens.
+"""MLflow runs, in one place: a run opened for a step, its config, figures and data; closed whatever happens.
 
 The client is used explicitly (a run id in hand) because MLflow's active run is thread-local and Prefect moves work
 between threads.
@@ -6,28 +6,36 @@ between threads.
 
 import json
 import logging
-import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from models.errors import ModelError
-from tasks.reuse import PROJECT
+from storage.cohort import Cohort
+from tasks.guard import Guard
+from tasks.ownership import KILLED, Owner, close_abandoned_runs
+from tasks.provenance import dataset_input, environment, git_commit
 from tasks.workspace import current_workspace
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it announces its database at every start
 
 EXPERIMENT = "lesionflow"
+ERROR = "error"
 PARAM_LIMIT = 500
+
+_guard = Guard()
+_opening = threading.Lock()
+_swept: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,10 @@ class TrackedRun:
         entries = [Metric(_metric_name(name), float(value), _now_ms(), step) for name, value in numbers.items()]
         self.client.log_batch(self.run_id, metrics=entries)
 
+    def logged_steps(self, metric: str) -> set[int]:
+        """The steps at which the run has a value of `metric`, those of earlier processes too."""
+        return {entry.step for entry in self.client.get_metric_history(self.run_id, _metric_name(metric))}
+
     def log_json(self, content: Any, name: str) -> None:
         """`content` as an artifact of the run."""
         self.client.log_text(self.run_id, json.dumps(content, indent=1, default=str), name)
@@ -52,6 +64,17 @@ class TrackedRun:
         log = self.client.log_artifacts if file.is_dir() else self.client.log_artifact
         log(self.run_id, str(file), folder)
 
+    def log_model(self, model_folder: Path) -> None:
+        """A model folder, in the form that MLflow registers and serves."""
+        from tasks.serving import ARTIFACT, export_pyfunc  # torch and all systems: seconds that other steps save
+
+        with tempfile.TemporaryDirectory() as staging:
+            self.log_file(export_pyfunc(model_folder, Path(staging, ARTIFACT)), ARTIFACT)
+
+    def log_dataset(self, cohort: Cohort, context: str) -> None:
+        """What the run reads, as an MLflow dataset; `context` says what for: training, evaluation."""
+        self.client.log_inputs(self.run_id, [dataset_input(cohort, context)])
+
     def tag(self, **tags: str) -> None:
         """Searchable marks."""
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -59,104 +82,46 @@ class TrackedRun:
 
 @contextmanager
 def tracked_run(
-    step: str, config: Mapping[str, Any], *, resume: str | None = None, **tags: str
+    step: str,
+    config: Mapping[str, Any],
+    *,
+    resume: str | None = None,
+    parent: str | None = None,
+    system_metrics: bool = False,
+    **tags: str,
 ) -> Iterator[TrackedRun]:
-    """An MLflow run for one step, finished or failed as the block ends; `resume` reopens a killed process's run."""
+    """An MLflow run for one step, closed as the block ends: FINISHED, FAILED, or KILLED by an interrupt.
+
+    `resume` reopens the run of an earlier process, if MLflow still has it; `parent` is the run it is part of. With
+    `system_metrics` the machine's processors, memory and GPUs are logged every ten seconds. Where this process is
+    killed, its guard closes the run (`tasks.guard`).
+    """
     client = tracking_client()
-    run = TrackedRun(client, resume or _create_run(client, step, tags))
-    client.update_run(run.run_id, status="RUNNING")
-    if resume is None:
-        flat = flattened(config).items()
-        client.log_batch(run.run_id, params=[Param(key, str(value)[:PARAM_LIMIT]) for key, value in flat])
-        run.log_json(dict(config), "config.json")
+    experiment_id = _experiment(client)
+    marks = {"step": step, "git_commit": git_commit(), **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}), **tags}
+    if resume and _reopen(client, resume, marks):
+        run = TrackedRun(client, resume)
+    else:
+        run = TrackedRun(client, _create_run(client, experiment_id, step, marks))
+    _guard.watch(run.run_id, client.tracking_uri)
     try:
-        yield run
+        run.log_json(environment(), "environment.json")
+        if run.run_id != resume:
+            _log_config(run, config)
+        with _machine_watched(run, system_metrics):
+            yield run
     except BaseException as error:
-        run.tag(error=f"{type(error).__name__}: {error}"[:PARAM_LIMIT])
-        client.set_terminated(run.run_id, "FAILED")
+        run.tag(**{ERROR: f"{type(error).__name__}: {error}"[:PARAM_LIMIT]})
+        _close(run, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    client.set_terminated(run.run_id, "FINISHED")
+    _close(run, "FINISHED")
 
 
 def tracking_client() -> MlflowClient:
     """A client of the workspace's MLflow."""
-    return MlflowClient(current_workspace().tracking_uri)
-
-
-def register_model(client: MlflowClient, name: str, run_id: str) -> int:
-    """Add the run's model folder to the registry; its version number."""
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
-    known = [v for v in client.search_model_versions(f"name = '{name}'") if v.run_id == run_id]
-    version = known[0] if known else client.create_model_version(name, f"runs:/{run_id}/model", run_id)
-    return int(version.version)
-
-
-def locate_model(address: str) -> Path:
-    """The local folder of a model: a path, a run id, a registered `NAME` (its latest version) or `NAME@alias`.
-
-    Raises:
-        ModelError: nothing of that name.
-    """
-    if Path(address).is_dir():
-        return Path(address)
-    client = tracking_client()
-    cache = current_workspace().root / "models"
-    run_id = _run_of(client, address)
-    folder = cache / run_id / "model"
-    if not (folder / "system.json").exists():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as partial:
-                client.download_artifacts(run_id, "model", partial)
-                (cache / run_id).mkdir(exist_ok=True)
-                Path(partial, "model").replace(folder)
-        except (MlflowException, OSError) as error:
-            raise ModelError(f"run {run_id} holds no model: {str(error).splitlines()[0]}") from error
-    return folder
-
-
-def locate_weights(address: str) -> Path:
-    """What a training can start from: a file of weights, or a model as `locate_model` finds it."""
-    file = Path(address)
-    return file.resolve() if file.is_file() else locate_model(address).resolve()
-
-
-def _run_of(client: MlflowClient, address: str) -> str:
-    name, _, alias = address.partition("@")
-    try:
-        if alias:
-            return str(client.get_model_version_by_alias(name, alias).run_id)
-        if versions := client.search_model_versions(f"name = '{name}'"):
-            return str(max(versions, key=lambda version: int(version.version)).run_id)
-        return str(client.get_run(address).info.run_id)
-    except MlflowException as error:
-        raise ModelError(
-            f"no model {address!r}: it is no folder, and {client.tracking_uri} knows no such run, name or alias. "
-            "`lesionflow train` prints the run id of what it trained."
-        ) from error
-
-
-def _create_run(client: MlflowClient, step: str, tags: Mapping[str, str]) -> str:
     workspace = current_workspace()
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment:
-        experiment_id = experiment.experiment_id
-    else:
-        location = (workspace.root / "mlflow-artifacts").as_uri() if "sqlite" in client.tracking_uri else None
-        experiment_id = client.create_experiment(EXPERIMENT, artifact_location=location)
-    marks = {"step": step, "git_commit": git_commit(), "mlflow.runName": step, **tags}
-    run = client.create_run(experiment_id, tags=marks, run_name=step)
-    return str(run.info.run_id)
-
-
-@cache
-def git_commit() -> str:
-    """The commit that runs, with `-dirty` where files differ from it; empty outside a checkout."""
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=PROJECT, capture_output=True, text=True
-    )
-    return asked.stdout.strip()
+    with FileLock(workspace.root / "mlflow.lock"):  # two processes that lay out a fresh database break it
+        return MlflowClient(workspace.tracking_uri)
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -166,6 +131,77 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flattened(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The experiment's id; on first sight of it in this process, what dead processes have left open is closed."""
+    with _opening:
+        experiment_id = _found_or_created(client)
+        if client.tracking_uri not in _swept:
+            close_abandoned_runs(client, experiment_id)
+            _swept.add(client.tracking_uri)
+    return experiment_id
+
+
+def _found_or_created(client: MlflowClient) -> str:
+    if experiment := client.get_experiment_by_name(EXPERIMENT):
+        return str(experiment.experiment_id)
+    is_local = client.tracking_uri.startswith("sqlite")
+    location = (current_workspace().root / "mlflow-artifacts").as_uri() if is_local else None
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    except MlflowException:
+        if experiment := client.get_experiment_by_name(EXPERIMENT):  # another process was a moment earlier
+            return str(experiment.experiment_id)
+        raise
+
+
+def _create_run(client: MlflowClient, experiment_id: str, step: str, marks: Mapping[str, str]) -> str:
+    run = client.create_run(experiment_id, tags={**marks, **Owner.current().tags()}, run_name=step)
+    return str(run.info.run_id)
+
+
+def _reopen(client: MlflowClient, run_id: str, marks: Mapping[str, str]) -> bool:
+    """Make the run this process's own and open, without the marks of how it ended; False where it is gone."""
+    try:
+        known = client.get_run(run_id)
+    except MlflowException:
+        return False
+    if known.info.lifecycle_stage != "active":
+        return False
+    TrackedRun(client, run_id).tag(**marks, **Owner.current().tags())
+    client.update_run(run_id, status="RUNNING")
+    for mark in {ERROR, KILLED} & known.data.tags.keys():
+        client.delete_tag(run_id, mark)
+    return True
+
+
+def _log_config(run: TrackedRun, config: Mapping[str, Any]) -> None:
+    """Whole as an artifact, and flat as parameters, whose length MLflow limits."""
+    flat = flattened(config).items()
+    run.client.log_batch(run.run_id, params=[Param(key, str(value)[:PARAM_LIMIT]) for key, value in flat])
+    run.log_json(dict(config), "config.json")
+
+
+@contextmanager
+def _machine_watched(run: TrackedRun, wanted: bool) -> Iterator[None]:
+    """MLflow's system metrics; a reopened run's go on where they were."""
+    if not wanted:
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=run.client.tracking_uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+
+
+def _close(run: TrackedRun, status: str) -> None:
+    run.client.set_terminated(run.run_id, status)
+    _guard.release(run.run_id)
 
 
 def _metric_name(name: str) -> str:

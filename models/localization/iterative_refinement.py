@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.blocks.vgg import VGGConfig, VGGRegressor, load_torchvision_state
 from models.config import Config
@@ -69,9 +68,13 @@ class IterativeRefinementConfig(Config):
         return self
 
 
-def grade_loss(predicted: Tensor, grade: Tensor) -> Tensor:
-    """Mean squared error between (B,) predicted and (B,) true grades."""
-    return F.mse_loss(predicted, grade.to(predicted.dtype))
+def grade_loss(predicted: Tensor, grade: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error between (B,) predicted and (B,) true grades, 1/B Σ w (f − y)².
+
+    The weights' mean is 1 over all cases, not over the batch, and so they are not divided by their sum.
+    """
+    error = (predicted - grade.to(predicted.dtype)).square()
+    return error.mean() if weight is None else (weight.to(predicted.dtype) * error).mean()
 
 
 @system(
@@ -120,13 +123,13 @@ class IterativeRefinement(System):
         return SALIENCY[self.config.refinement.saliency](self, self.to_input(image), self.target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Section 2.1's loss on `image` and `label`."""
-        loss = self._loss(batch)
+        """Section 2.1's loss on `image` and `label`, with the cases' `weight` where there is one."""
+        loss = self._loss(batch, batch.get("weight"))
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The same loss, as `val/loss`."""
+        """The same loss without weights, as `val/loss`."""
         self.log("val/loss", self._loss(batch), batch_size=len(batch["image"]), sync_dist=True, prog_bar=True)
 
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
@@ -145,8 +148,8 @@ class IterativeRefinement(System):
             "lr_scheduler": {"scheduler": schedule(chosen, self.config.optimiser, steps), "interval": "step"},
         }
 
-    def _loss(self, batch: Batch) -> Tensor:
-        return grade_loss(self.target(self(self.to_input(batch["image"]))), batch["label"])
+    def _loss(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
+        return grade_loss(self.target(self(self.to_input(batch["image"]))), batch["label"], weight)
 
 
 def channel_values(given: tuple[float, ...] | None, colour: tuple[float, ...], channels: int) -> Tensor:

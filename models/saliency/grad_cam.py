@@ -17,14 +17,18 @@ from models.errors import ModelError
 from models.saliency.explanation import Explanation
 from models.saliency.gradient import derivative, leaf, scored
 from models.saliency.hooks import CONVOLUTIONS, NORMALISATIONS, evaluation, last_activation
+from models.saliency.means import MeanOfMembers, mean_explanation
 from models.saliency.targets import Target
 
 
 def grad_cam(model: nn.Module, image: Tensor, target: Target, *, layer: nn.Module | None = None) -> Explanation:
     """Equation (2) at `layer`; by default the last convolution before the head, after its normalisation and ReLU.
 
-    It is found as the last module of these kinds that runs on more than one pixel.
+    It is found as the last module of these kinds that runs on more than one pixel. A mean of models, each with a last
+    convolution of its own, gets the mean of their maps.
     """
+    if layer is None and isinstance(model, MeanOfMembers):
+        return mean_explanation(grad_cam(member, image, target) for member in model.members)
     kinds = (*CONVOLUTIONS, *NORMALISATIONS, nn.ReLU)
     layers = [layer] if layer is not None else [module for module in model.modules() if isinstance(module, kinds)]
     with evaluation(model), last_activation(layers) as kept:

@@ -76,6 +76,12 @@ class CohortPatches(Dataset[Any]):
         seed_transform(self.transform, int(generator.integers(2**32)))
         return self.cases.transformed(place, self.transform, item)
 
+    def drawn(self, index: int, seed: int) -> Item:
+        """A patch of the case of item `index` that depends on `seed` alone, without the transform."""
+        place = index // self.patches_per_case
+        with self.cases.reading(place):
+            return self._item(place, _generator(seed, PATCHES))
+
     def set_epoch(self, epoch: int) -> None:
         """Draw other patches; the same epoch draws the same ones."""
         self._epoch.fill_(epoch)

@@ -3,7 +3,7 @@ import torch
 
 from models.errors import ModelError
 from models.registry import build
-from tasks.model_files import describe_model, load_initial, load_model, save_model
+from tasks.model_files import describe_model, load_initial, load_model, save_ensemble, save_model
 
 TINY = {"network": {"size": 32, "stem_stride": 1, "block5_valid": False, "width": 0.05, "head": [4, 4]}}
 WIDER = {"network": {**TINY["network"], "width": 0.1}}
@@ -14,8 +14,8 @@ def tiny(seed: int, config=TINY):
     return build("iterative-refinement", config)
 
 
-def saved(folder, system):
-    save_model(folder, "iterative-refinement", system.config.model_dump(mode="json"), system.state_dict())
+def saved(folder, system, **about):
+    save_model(folder, "iterative-refinement", system.config.model_dump(mode="json"), system.state_dict(), **about)
     return folder
 
 
@@ -66,3 +66,41 @@ def test_weights_that_do_not_fit_are_one_clear_line(tmp_path):
     torch.save(tiny(0).network.state_dict(), tmp_path / "vgg16.pth")
     with pytest.raises(ModelError, match=r"pre-trained .* the network.s"):
         load_initial(tiny(0, WIDER), tmp_path / "vgg16.pth")
+
+
+def test_ensemble_of_folders_predicts_the_mean_of_their_models(tmp_path):
+    members = [saved(tmp_path / str(seed), tiny(seed)) for seed in range(3)]
+    save_ensemble(tmp_path / "ensemble", members)
+    image = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    ensemble = load_model(tmp_path / "ensemble")
+    assert not ensemble.training
+    alone = torch.stack([load_model(member).predict_step({"image": image})["score"] for member in members])
+    torch.testing.assert_close(ensemble.predict_step({"image": image})["score"], alone.mean(dim=0))
+
+
+def test_ensemble_says_what_all_its_members_say_and_which_they_are(tmp_path):
+    members = [saved(tmp_path / str(seed), tiny(seed), target="grade", seed=seed) for seed in range(2)]
+    version = save_ensemble(tmp_path / "ensemble", members)
+    about = describe_model(tmp_path / "ensemble")
+    assert about["version"] == version
+    assert (about["system"], about["target"], about["members"]) == ("iterative-refinement", "grade", 2)
+    assert about["member_versions"] == [describe_model(member)["version"] for member in members]
+    assert "seed" not in about
+    assert save_ensemble(tmp_path / "again", members) == version
+
+
+def test_models_that_differ_are_no_ensemble(tmp_path):
+    first = saved(tmp_path / "first", tiny(0), target="grade")
+    with pytest.raises(ModelError, match="differ in config"):
+        save_ensemble(tmp_path / "ensemble", [first, saved(tmp_path / "wider", tiny(0, WIDER), target="grade")])
+    with pytest.raises(ModelError, match="differ in target"):
+        save_ensemble(tmp_path / "ensemble", [first, saved(tmp_path / "other", tiny(0), target="age")])
+
+
+def test_ensemble_is_neither_a_member_nor_a_start(tmp_path):
+    members = [saved(tmp_path / str(seed), tiny(seed)) for seed in range(2)]
+    save_ensemble(tmp_path / "ensemble", members)
+    with pytest.raises(ModelError, match="is an ensemble"):
+        save_ensemble(tmp_path / "larger", [tmp_path / "ensemble", *members])
+    with pytest.raises(ModelError, match="start from one of them"):
+        load_initial(tiny(0), tmp_path / "ensemble")

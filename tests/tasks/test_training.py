@@ -1,94 +1,82 @@
-"""Training in processes of its own: failures told, kills survived."""
+"""What is asked of a training is checked before it starts, and known again when it is asked for twice."""
 
-import signal
-import subprocess
-import sys
-import time
+import json
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
-from models.registry import build
+from models.errors import ModelError
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from storage.ingestion import ingest
 from storage.sources import open_source
-from tasks.errors import TrainingError
-from tasks.rank import TrainerSettings, TrainingJob, label_weights
-from tasks.reuse import file_digest, write_json
-from tasks.training import launch, read_epochs
+from tasks.engine.data import label_weights
+from tasks.engine.epoch_log import read_epochs
+from tasks.training import job_monitor, training_job
 
-NETWORK = {"size": 64, "stem_stride": 1, "width": 0.1, "normalisation": "batch", "head": [8], "block5_valid": False}
-LAUNCH = "import sys; from pathlib import Path; from tasks.training import *; from tasks.rank import TrainingJob\n" + (
-    "if __name__ == '__main__':\n    f = Path(sys.argv[1]); launch(TrainingJob.model_validate_json(f.read_text()), f)"
-)
+NETWORK = {"width": 0.1, "stem_stride": 1, "normalisation": "batch", "head": [8], "block5_valid": False}
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     path = tmp_path_factory.mktemp("cohort") / "fundus"
-    ingest(open_source("sim:fundus?cases=40&size=64&seed=2"), path)
+    ingest(open_source("sim:fundus?cases=30&size=64&seed=2"), path)
     return Cohort.open(path)
 
 
-def job(cohort: Cohort, folder: Path, epochs: int = 6, **config: object) -> tuple[TrainingJob, Path]:
-    folder.mkdir()
-    described = TrainingJob(
-        cohort=str(cohort.path),
-        snapshot=cohort.snapshot,
-        system="iterative-refinement",
-        config=build("iterative-refinement", {"network": NETWORK}).config.model_dump(mode="json") | config,
-        target="grade",
-        trainer=TrainerSettings(max_epochs=epochs, batch_size=8),
-        seed=3,
-        devices=1,
-        folder=folder,
-    )
-    return described, write_json(folder / "job.json", described.model_dump(mode="json"))
+def asked(cohort: Cohort, target: str = "grade", trainer: dict | None = None, **options: object):
+    settings = {"network": NETWORK}
+    trainer = {"batch_size": 4, **(trainer or {})}
+    common = {"seed": 0, "devices": 1, "initial": None, **options}
+    return training_job(str(cohort.path), "iterative-refinement", target, settings, trainer, **common)
 
 
-def test_sampling_weights_make_labels_equally_frequent():
+def test_labels_weigh_equally_with_a_mean_of_one():
     labels = np.array([0, 0, 0, 2])
     weights = label_weights(labels).numpy()
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 2].sum())
+    assert weights.mean() == pytest.approx(1)
 
 
-def test_failing_rank_is_told_by_its_own_exception(cohort: Cohort, tmp_path: Path):
-    described, file = job(cohort, tmp_path / "run", network={**NETWORK, "size": 32})
-    with pytest.raises(TrainingError, match=r"ModelError.*32"):
-        launch(described, file)
+def test_a_job_is_known_by_what_it_learns_not_by_where_it_lies(cohort, workspace, monkeypatch, tmp_path):
+    key, job = asked(cohort)
+    monkeypatch.setenv("LESIONFLOW_WORKSPACE", str(tmp_path / "other"))
+    again, elsewhere = asked(cohort)
+    assert again == key
+    assert elsewhere.folder != job.folder
+    others = [asked(cohort, seed=1), asked(cohort, trainer={"ema": 0.9}), asked(cohort, devices=2)]
+    others.append(asked(cohort, cases={"train": (0, 1, 2, 3, 4), "validation": (5,)}))
+    assert len({key, *(other for other, _ in others)}) == 5
 
 
-def test_run_killed_between_epochs_goes_on_to_the_same_weights(cohort: Cohort, tmp_path: Path):
-    undisturbed, file = job(cohort, tmp_path / "undisturbed")
-    launch(undisturbed, file)
-    disturbed, file = job(cohort, tmp_path / "disturbed")
-    kill_after_epochs(disturbed, file, 2)
-    assert not (disturbed.folder / "model").exists()
-    launch(disturbed, file)
-    assert [epoch["epoch"] for epoch in read_epochs(disturbed.folder)] == list(range(6))
-    weights = [file_digest(run.folder / "model" / "model.safetensors") for run in (undisturbed, disturbed)]
-    assert weights[0] == weights[1]
+def test_the_network_knows_the_cohort(cohort, workspace):
+    _, job = asked(cohort)
+    assert job.config["network"]["size"] == 64
+    assert job_monitor(job) == ("val/loss", "min")
 
 
-def test_images_may_be_loaded_by_workers(cohort: Cohort, tmp_path: Path):
-    described, _ = job(cohort, tmp_path / "run", epochs=1)
-    described = described.model_copy(update={"trainer": TrainerSettings(max_epochs=1, batch_size=8, workers=1)})
-    launch(described, write_json(described.folder / "job.json", described.model_dump(mode="json")))
-    assert (described.folder / "model" / "model.safetensors").exists()
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"target": "colour"}, CohortError, "has no label 'colour'; it has: grade"),
+        ({"trainer": {"stages": {"second": {}}}}, ModelError, "has no stage 'second'; it has: training"),
+        ({"trainer": {"stages": {"training": {"epochs": 3}}}}, ModelError, "epochs is not a setting"),
+        ({"trainer": {"accumulate": 3}}, ModelError, "a batch of 4 cannot be divided"),
+        ({"devices": 64, "trainer": {"batch_size": 64}}, ModelError, "are fewer than the 64 parts of a batch"),
+        ({"cases": {"train": (0, 1, 2, 3), "validation": ()}}, CohortError, "in its validation split"),
+        ({"trainer": {"precision": "8"}}, ModelError, "precision"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line_before_anything_runs(cohort, workspace, options, error, message):
+    with pytest.raises(error, match=message) as raised:
+        asked(cohort, **options)
+    assert "\n" not in str(raised.value)
 
 
-def kill_after_epochs(described: TrainingJob, file: Path, epochs: int) -> None:
-    """SIGKILL the launcher once `epochs` epochs and a checkpoint are there; its rank must die with it."""
-    launcher = subprocess.Popen([sys.executable, "-c", LAUNCH, file])
-    deadline = time.monotonic() + 180
-    while len(read_epochs(described.folder)) < epochs or not (described.folder / "checkpoints/last.ckpt").exists():
-        assert launcher.poll() is None, "the launcher ended by itself"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    ranks = psutil.Process(launcher.pid).children(recursive=True)
-    launcher.send_signal(signal.SIGKILL)
-    launcher.wait()
-    _, alive = psutil.wait_procs(ranks, timeout=20)
-    assert not alive
+def test_of_an_epoch_that_was_run_twice_the_later_counts(tmp_path: Path):
+    lines = [{"stage": "a", "epoch": 0, "step": 5, "x": 1}, {"stage": "a", "epoch": 1, "step": 10, "x": 2}]
+    lines.append({**lines[1], "x": 3})
+    lines.append({"stage": "b", "epoch": 0, "step": 15, "x": 4})
+    (tmp_path / "epochs.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "b", "ep')
+    assert [epoch["x"] for epoch in read_epochs(tmp_path)] == [1, 3, 4]
