@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load, load_file
+from safetensors.torch import load
 
 from benchmarks.training_gpu import gpu
 from benchmarks.training_runs import Bench, Measured, Plan, Row, in_turns, ratio, steps

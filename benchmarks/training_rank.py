@@ -1,4 +1,4 @@
-"""What the benchmark's training processes import (LESIONFLOW_SYSTEMS): how many threads they have, whence images come."""
+"""What the benchmark's training processes import (LESIONFLOW_SYSTEMS): their number of threads, whence images come."""
 
 import os
 from types import SimpleNamespace

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from pydantic import PositiveInt
 
 from models.errors import ModelError
 from tasks.experiments import experiment, merged, preset
@@ -17,7 +18,7 @@ from tasks.tracking import flattened
 def search(
     system: str,
     cohort: str,
-    trials: int,
+    trials: PositiveInt,
     space: dict[str, Any] | None = None,
     target: str = "grade",
     preset_name: str = "small",
@@ -25,7 +26,7 @@ def search(
     trainer: dict[str, Any] | None = None,
     seed: int = 0,
     devices: int = 1,
-    parallel: int = 1,
+    parallel: PositiveInt = 1,
 ) -> dict[str, Any]:
     """Search, go on where a killed search stopped, add trials to a shorter one, or hand back what was found before."""
     chosen = preset(system, preset_name)

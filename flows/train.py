@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.engine.job import Node
+from tasks.engine.launcher import Node
 from tasks.experiments import merged, preset
 from tasks.registry import locate_weights
 from tasks.training import run_training, training_job

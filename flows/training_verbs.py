@@ -121,9 +121,7 @@ def search(
 
     chosen = parsed(settings)
     trainer = chosen.pop("trainer", {})
-    answer = flow(
-        system, cohort, trials, parsed_space(space), target, preset, chosen, trainer, seed, devices, parallel
-    )
+    answer = flow(system, cohort, trials, parsed_space(space), target, preset, chosen, trainer, seed, devices, parallel)
     keys = ("monitor", "value", "parameters", "trial", "trials", "run_id", "model", "model_version", "registered")
     show(answer, (*keys, "search_run_id", "reused", "report"))
     save_json(json_file, answer)

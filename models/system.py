@@ -68,8 +68,8 @@ class System(Stage):
         raise NotImplementedError(f"{type(self).__name__} has no forward pass")
 
     def score(self, image: Tensor) -> Tensor | None:
-        """The score (B,) of stored images without a map; None for a system without a forward pass."""
-        if type(self).forward is System.forward:
+        """The score (B,) of stored images without a map; None for a system that learns no label or has no forward."""
+        if "label" not in self.inputs or type(self).forward is System.forward:
             return None
         return self.target(self(self.to_input(image)))
 

@@ -34,7 +34,7 @@ def fold_curves(epochs: Mapping[str, Sequence[Epoch]], best: Mapping[str, Epoch]
         axes.set(xlabel="epoch", title=name)
         axes.grid(alpha=0.25)
     if values and len(epochs) <= MOST_NAMED:
-        axes.legend(fontsize=8, frameon=False)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

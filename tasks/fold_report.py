@@ -37,7 +37,7 @@ def report_folds(
     """Metrics, the table of scores, the ensemble and the page, in MLflow and as files; what the command answers."""
     usable = scores[np.isfinite(scores["label"]) & np.isfinite(scores["score"])]
     pooled = metrics_by_repeat(usable)
-    by_fold = [{**row, **metrics} for row, metrics in zip(rows(plan, trained), fold_metrics(plan, usable), strict=True)]
+    by_fold = fold_rows(plan, trained, fold_metrics(plan, usable))
     run.log_metrics({f"held_out/{key}": value for key, value in pooled.get("mean", {}).items() if finite(value)})
     file = plan.folder / SCORES
     scores.to_parquet(file, index=False)
@@ -89,8 +89,8 @@ def metrics_of(cases: pd.DataFrame | None, kind: Kind) -> Metrics:
     return dict(score_metrics(cases["label"], [cases["score"]], patients, kind, resamples=RESAMPLES))
 
 
-def rows(plan: Plan, trained: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is known of each fold before its held-out cases are looked at."""
+def fold_rows(plan: Plan, trained: Sequence[dict[str, Any]], metrics: Sequence[Metrics]) -> list[dict[str, Any]]:
+    """What there is to say of each fold."""
     monitored = monitored_value(plan)
     return [
         {
@@ -101,9 +101,10 @@ def rows(plan: Plan, trained: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "held out": len(planned.fold.held_out),
             "best epoch": answer["best"]["epoch"],
             monitored: answer["best"].get(monitored),
+            **measured,
             "model": answer["model_version"],
         }
-        for planned, answer in zip(plan.folds, trained, strict=True)
+        for planned, answer, measured in zip(plan.folds, trained, metrics, strict=True)
     ]
 
 

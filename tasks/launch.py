@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from tasks.engine.job import ONLY_NODE, Node, TrainingJob
-from tasks.engine.launcher import Outcome, outcome_file
+from tasks.engine.job import TrainingJob
+from tasks.engine.launcher import ONLY_NODE, Node, Outcome, outcome_file
 from tasks.errors import TrainingError, TrainingStopped
 
 LOOK_SECONDS = 0.5

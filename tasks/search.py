@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any, Literal
 
 from optuna import Study, TrialPruned
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from prefect import task
 
 from models.config import Config
@@ -25,11 +25,9 @@ from tasks.search_loop import Attempt, run_search
 from tasks.search_report import publish_search, trials_table
 from tasks.search_space import Space, check_space, settings_at
 from tasks.search_study import best_trial, counts, opened_study
-from tasks.tracking import TrackedRun, tracked_run
+from tasks.tracking import ERROR, TrackedRun, tracked_run
 from tasks.training import job_monitor, train_tracked, training_job
 from tasks.workspace import current_workspace
-
-PRUNED = "pruned"
 
 
 class SearchPlan(Config):
@@ -143,18 +141,20 @@ class Trainings:
 
     def report(self, attempt: Attempt, line: Mapping[str, Any]) -> None:
         """Hand an epoch of the last stage to the pruner."""
-        if line["stage"] == self.objective.stage:
+        if line["stage"] == self.objective.stage and self.objective.monitor in line:
             attempt.report(line["epoch"], line[self.objective.monitor])
 
     def close_pruned(self, job: TrainingJob) -> None:
         """Its run did not fail."""
-        TrackedRun(self.run.client, run_of(job)).tag(ended=PRUNED)
-        self.run.client.set_terminated(run_of(job), "KILLED")
+        run = TrackedRun(self.run.client, run_of(job))
+        run.tag(ended="pruned")
+        run.client.delete_tag(run.run_id, ERROR)
+        run.client.set_terminated(run.run_id, "KILLED")
 
     def tell(self, trial: FrozenTrial, line: str) -> None:
         """How a trial ended, for a person and for MLflow."""
         print(line, file=sys.stderr, flush=True)
-        if trial.value is not None:
+        if trial.state == TrialState.COMPLETE:
             self.run.log_metrics({self.objective.monitor: trial.value}, step=trial.number)
 
 

@@ -36,7 +36,9 @@ def search_history(study: Study, monitor: str) -> Figure:
         axes.axvline(trial.number, color=CROSS, linestyle=":", linewidth=1, label="failed")
     running = np.minimum if study.direction == StudyDirection.MINIMIZE else np.maximum
     bests = running.accumulate(values_of(complete))
-    axes.step([trial.number for trial in complete], bests, where="post", color=BEST, label="best so far")
+    last = study.get_trials(deepcopy=False)[-1].number
+    steps = [*(trial.number for trial in complete), last]
+    axes.step(steps, [*bests, bests[-1]], where="post", color=BEST, label="best so far")
     axes.set(xlabel="trial", ylabel=monitor)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

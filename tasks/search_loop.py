@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from statistics import mean
 from threading import RLock
 from typing import Any
 
@@ -61,7 +62,7 @@ def run_search(
     Raises:
         TrainingError: no trial came to its end but by failing.
     """
-    search = _Search(study, space, trials, train, ended)
+    search = _Search(study, space, trials, train, parallel, ended)
     if parallel == 1:
         search.work(0)
     else:
@@ -94,11 +95,11 @@ class _Search:
     space: Space
     trials: int
     train: Train
+    parallel: int
     on_end: Ended
     lock: RLock = field(default_factory=RLock)
     stopped: bool = False
-    started: float = field(default_factory=time.monotonic)
-    ended: int = 0
+    seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.left_over = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -134,6 +135,7 @@ class _Search:
 
     def run(self, trial: Trial, slot: int) -> None:
         """Train, and keep how it ended."""
+        started = time.monotonic()
         known = set(self.frozen(trial).intermediate_values)
         attempt = Attempt(
             trial.number,
@@ -146,13 +148,13 @@ class _Search:
             self.judge(trial)
             value = finite(self.train(attempt))
         except TrialPruned as pruned:
-            self.end(trial, TrialState.PRUNED, None, str(pruned))
+            self.end(trial, TrialState.PRUNED, started, reason=str(pruned))
         except TrainingStopped:
             raise
         except (TrainingError, ModelError, LoadingError) as error:
-            self.end(trial, TrialState.FAIL, None, str(error))
+            self.end(trial, TrialState.FAIL, started, reason=str(error))
         else:
-            self.end(trial, TrialState.COMPLETE, value, "")
+            self.end(trial, TrialState.COMPLETE, started, value)
 
     def report(self, trial: Trial, known: set[int], epoch: int, value: float) -> None:
         """`Attempt.report`; `known` are the epochs reported before."""
@@ -177,24 +179,27 @@ class _Search:
         with self.lock:
             trial.set_user_attr(name, value)
 
-    def end(self, trial: Trial, state: TrialState, value: float | None, reason: str) -> None:
+    def end(
+        self, trial: Trial, state: TrialState, started: float, value: float | None = None, reason: str = ""
+    ) -> None:
         """Book the end of a trial and tell of it."""
         with self.lock:
             if reason:
                 trial.set_user_attr("reason", reason)
             self.study.tell(trial, value, state)
-            self.ended += 1
+            self.seconds.append(time.monotonic() - started)
             frozen = self.frozen(trial)
             self.on_end(frozen, self.line(frozen))
 
     def frozen(self, trial: Trial) -> FrozenTrial:
         """The trial as it is in the books."""
-        return self.study.get_trials(deepcopy=False)[trial.number]
+        with self.lock:
+            return self.study.get_trials(deepcopy=False)[trial.number]
 
     def line(self, trial: FrozenTrial) -> str:
         """How a trial ended, the best so far, the time left."""
         done = [known for known in self.study.get_trials(deepcopy=False) if known.state.is_finished()]
-        left = (time.monotonic() - self.started) / self.ended * max(self.trials - len(done), 0)
+        left = mean(self.seconds) * max(self.trials - len(done), 0) / self.parallel
         best = best_trial(self.study)
         parts = [
             f"search: {len(done)}/{self.trials}, trial {trial.number} {ending(trial)}",

@@ -18,7 +18,7 @@ from tasks.search_space import Space
 from tasks.search_study import STATES, best_trial
 from tasks.tracking import TrackedRun
 
-FEWEST_FOR_IMPORTANCE = 5
+FEWEST_FOR_IMPORTANCE = 10
 IMPORTANCE = (
     "By fANOVA on the ranks of {count} trials, pruned ones at their last value. Rough with fewer than some dozens of "
     "them, and blind to what all have in common."

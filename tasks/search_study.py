@@ -1,7 +1,7 @@
 """The books of a search: a study of Optuna's in a SQLite file, which one process at a time works on.
 
 The lock is the operating system's and goes with the process, however that ends. So a trial that is still running when
-a search begins belongs to a dead process, and goes on with its own values (docs/decisions/search.md).
+a search begins belongs to a dead process, and goes on with its own values (docs/search.md).
 """
 
 import fcntl

@@ -6,6 +6,7 @@ between threads.
 
 import json
 import logging
+import re
 import tempfile
 import threading
 import time
@@ -205,7 +206,7 @@ def _close(run: TrackedRun, status: str) -> None:
 
 
 def _metric_name(name: str) -> str:
-    return name.replace("@", "_at_")
+    return re.sub(r"[^\w./: -]", "_", name.replace("@", "_at_"))
 
 
 def _now_ms() -> int:

@@ -14,7 +14,8 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.engine.data import loading_memory, part_size, training_cases
 from tasks.engine.epoch_log import read_epochs
-from tasks.engine.job import ONLY_NODE, Node, TrainerSettings, TrainingJob
+from tasks.engine.job import TrainerSettings, TrainingJob
+from tasks.engine.launcher import ONLY_NODE, Node
 from tasks.errors import TrainingError
 from tasks.experiments import merged
 from tasks.follow import followed
@@ -159,8 +160,7 @@ def train_tracked(
         "train", job.model_dump(mode="json"), resume=resume, parent=parent, system_metrics=True, **marks
     ) as run:
         known_run.write_text(run.run_id)
-        if resume is None:
-            run.log_dataset(Cohort.open(job.cohort, job.snapshot), "training")
+        run.log_dataset(Cohort.open(job.cohort, job.snapshot), "training")
         with followed(job, run, on_epoch) as look:
             run_job(job, look, node, environment)
         answer = leave(run, job, register)
@@ -174,9 +174,7 @@ def leave(run: TrackedRun, job: TrainingJob, register: bool) -> dict[str, Any]:
     run.log_file(job.folder / "epochs.jsonl")
     run.log_metrics({f"best/{name}": value for name, value in best.items()})
     run.tag(model_version=about["version"])
-    version = (
-        {"registered": f"{job.system} version {register_model(run.client, job.system, run.run_id)}"} if register else {}
-    )
+    version = register_model(run.client, job.system, run.run_id) if register else None
     return {
         "run_id": run.run_id,
         "model": str(job.folder / "model"),

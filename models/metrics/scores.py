@@ -42,7 +42,8 @@ def score_metrics(
     """Metrics with their `<key>_interval`, the mean over R predictions of every case.
 
     `label` (N,) without NaN, `scores` (R, N). A grade has `mse`, `kappa` and `auc_referable` (grade > 1), two classes
-    have `auc` (of the greater), a number has `mse` and `mae`. A metric that these cases do not define is NaN.
+    have `auc` (of the greater), a number has `mse` and `mae`. A metric that these cases do not define is NaN, and so
+    are the intervals of a single patient.
 
     Raises:
         ModelError: a score is not finite.
@@ -50,7 +51,7 @@ def score_metrics(
     labels, predictions = np.asarray(label, np.float64), np.atleast_2d(np.asarray(scores, np.float64))
     if not np.isfinite(predictions).all():
         raise ModelError("a score is not finite; every case needs a finite prediction")
-    resampled = patient_resamples(patients, resamples, seed)
+    resampled = patient_resamples(patients, resamples if len(set(patients)) > 1 else 0, seed)
     drawn = [score_draws(labels, prediction, resampled, kind) for prediction in predictions]
     return with_intervals({key: np.mean([draws[key] for draws in drawn], axis=0) for key in drawn[0]})
 

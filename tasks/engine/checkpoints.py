@@ -1,14 +1,8 @@
-"""Checkpoints that are whole or not there: each named by its own SHA-256, the older one kept until the new one stands.
-
-A stage's folder holds `<epoch>-<batch>-<digest>.ckpt` (all that is needed to go on), `best-<digest>.safetensors` (the
-system's weights after its best epoch) and, once it is over, `finished.safetensors` (the weights it hands on).
-"""
+"""When a stage's checkpoints are written, which are kept, and which weights it hands on."""
 
 import math
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +11,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
 from models.errors import ModelError
 from models.system import Stage, System
 from tasks.engine.averaging import WeightAverage
+from tasks.engine.checkpoint_files import FINISHED, checkpoints, digest_named, replacing, write_weights
 from tasks.engine.interruption import Agreement, StoppedError, StopSignal
 from tasks.errors import TrainingError
-from tasks.reuse import file_digest
-
-FINISHED = "finished.safetensors"
-DIGEST = 16
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a stage, the newest first."""
-    return sorted(folder.glob("[0-9]*-*-*.ckpt"), reverse=True)
-
-
-def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint whose content is what it was when written."""
-    return next((file for file in checkpoints(folder) if _is_whole(file)), None)
-
-
-def forget_mid_epoch(folder: Path) -> None:
-    """Drop the checkpoints inside an epoch, whose positions count parts of batches that are now of another size."""
-    for file in checkpoints(folder):
-        if int(file.name.split("-")[1]):
-            file.unlink()
-
-
-def write_weights(file: Path, weights: dict[str, Tensor]) -> Path:
-    """Weights without pickle, whole or not at all; of tensors that share memory each gets its own copy."""
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    with replacing(file) as partial:
-        save_file(plain, partial)
-    return file
 
 
 def load_weights(system: System, file: Path) -> None:
@@ -68,27 +33,6 @@ def load_weights(system: System, file: Path) -> None:
         raise TrainingError(f"{file} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A path to write to; it becomes `file` when all of it is on the disk, and is gone otherwise.
-
-    Raises:
-        TrainingError: it could not be written, such as on a full disk.
-    """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _to_disk(partial)
-        partial.replace(file)
-        _to_disk(file.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{file} could not be written ({reason}); what was there before is whole") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 class WholeFiles(TorchCheckpointIO):
     """Lightning's writing of checkpoints, whole or not at all."""
 
@@ -97,7 +41,7 @@ class WholeFiles(TorchCheckpointIO):
         unnamed = Path(path)
         with replacing(unnamed) as partial:
             torch.save(checkpoint, partial)
-        unnamed.replace(_digest_named(unnamed))
+        unnamed.replace(digest_named(unnamed))
 
 
 class Checkpoints(Callback):
@@ -183,7 +127,7 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             file = self.folder / "best"
             self._save_weights(file)
-            named = _digest_named(file).with_suffix(".safetensors")
+            named = digest_named(file).with_suffix(".safetensors")
             file.replace(named)
             self.best["file"] = named.name
         self.best["file"] = trainer.strategy.broadcast(self.best["file"])
@@ -213,19 +157,3 @@ class Checkpoints(Callback):
         for file in bests[2:]:
             if file.name != self.best["file"]:
                 file.unlink()
-
-
-def _digest_named(file: Path) -> Path:
-    return file.with_name(f"{file.stem}-{file_digest(file)[:DIGEST]}{file.suffix}")
-
-
-def _is_whole(file: Path) -> bool:
-    return file_digest(file)[:DIGEST] == file.stem.rpartition("-")[2]
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,6 +1,7 @@
 """What a training tells while it runs: a line an epoch, and where it is just now."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,7 @@ class EpochLog(Callback):
             **learning_rates(trainer),
             **{name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-        with (self.folder / EPOCHS).open("a") as opened:
-            opened.write(json.dumps(line) + "\n")
+        append_line(self.folder / EPOCHS, json.dumps(line))
 
     def _show(self, trainer: Trainer) -> None:
         batches, epochs = int(trainer.num_training_batches), self.settings.max_epochs
@@ -81,7 +81,7 @@ class EpochLog(Callback):
             "batches": self._steps(trainer),
             "done": (self.about["stage_number"] - 1 + done) / self.about["stages"],
             "images_per_second": self._rate(trainer, elapsed),
-            "seconds_left": epoch_seconds * epochs * (1 - done),
+            "seconds_left": epoch_seconds * epochs * (1 - done + self.about["stages"] - self.about["stage_number"]),
         }
         write_json(self.folder / PROGRESS, state)
 
@@ -108,7 +108,7 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     """The epochs a run has finished, in order; of one run twice (killed before its checkpoint) the later."""
     file = folder / EPOCHS
     lines = file.read_text().splitlines() if file.exists() else []
-    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    whole = filter(None, map(_parsed, lines))
     known = {(epoch["stage"], epoch["epoch"]): epoch for epoch in whole}
     return sorted(known.values(), key=lambda epoch: epoch["step"])
 
@@ -116,3 +116,19 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
 def steps_before(folder: Path, stage: str) -> int:
     """Optimiser steps of the stages that came before."""
     return max((epoch["step"] for epoch in read_epochs(folder) if epoch["stage"] != stage), default=0)
+
+
+def append_line(file: Path, line: str) -> None:
+    """Add a line; one that was cut off before it (by a kill, a full disk) stays a line of its own."""
+    with file.open("a+b") as opened:
+        if opened.tell():
+            opened.seek(-1, os.SEEK_END)
+        cut_off = opened.read(1) not in (b"", b"\n")
+        opened.write(b"\n" * cut_off + line.encode() + b"\n")
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(line))
+    except ValueError:
+        return None

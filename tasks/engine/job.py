@@ -78,13 +78,3 @@ class TrainingJob(Config):
     def world_size(self) -> int:
         """Processes over all nodes."""
         return self.devices * self.nodes
-
-
-class Node(Config):
-    """Which of several machines this is, and where they meet: `host:port` of node 0."""
-
-    rank: NonNegativeInt = 0
-    rendezvous: str = ""
-
-
-ONLY_NODE = Node()

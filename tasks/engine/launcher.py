@@ -8,6 +8,7 @@ checkpoint; so is a training whose batch did not fit into memory, in smaller par
 
 import argparse
 import fcntl
+import json
 import logging
 import os
 import signal
@@ -15,16 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tasks.engine.checkpoints import forget_mid_epoch
+from tasks.engine.checkpoint_files import forget_mid_epoch
 from tasks.engine.interruption import StoppedError, die_with_parent
-from tasks.engine.job import Node, TrainingJob
-from tasks.engine.rank import train_rank
 from tasks.reuse import write_json
 
 SECONDS_TO_STOP = 120
@@ -47,12 +46,51 @@ class Outcome:
         return any(words in self.message for words in OUT_OF_MEMORY)
 
 
-def launch(job_file: Path, node: Node) -> Outcome:
+@dataclass(frozen=True)
+class Node:
+    """Which of several machines this is, and where they meet: `host:port` of node 0."""
+
+    rank: int = 0
+    rendezvous: str = ""
+
+
+ONLY_NODE = Node()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a job concerns the launching; the job's own class would load all that the ranks need."""
+
+    file: Path
+    nodes: int
+    devices: int
+    trainer: dict[str, Any]
+
+    @classmethod
+    def read(cls, file: Path) -> "Plan":
+        """Out of a job file."""
+        job = json.loads(file.read_text())
+        return cls(file, job["nodes"], job["devices"], job["trainer"])
+
+    @property
+    def folder(self) -> Path:
+        """The run's."""
+        return self.file.parent
+
+
+@record
+def run_rank(*arguments: Any) -> None:
+    """What `elastic_launch` starts."""
+    from tasks.engine.rank import train_rank  # here, because only the ranks need Lightning and MONAI
+
+    train_rank(*arguments)
+
+
+def launch(job: Plan, node: Node) -> Outcome:
     """Run the ranks to their end, again where that helps."""
-    job = TrainingJob.model_validate_json(job_file.read_text())
-    restarts, accumulate = job.trainer.restarts if job.nodes == 1 else 0, fitting_parts(job)
+    restarts, accumulate = job.trainer["restarts"] if job.nodes == 1 else 0, fitting_parts(job)
     while True:
-        outcome = run_ranks(job, job_file, node, accumulate)
+        outcome = run_ranks(job, node, accumulate)
         if outcome.out_of_memory and can_halve(job, accumulate):
             accumulate *= 2
             remember_parts(job, accumulate)
@@ -62,7 +100,7 @@ def launch(job_file: Path, node: Node) -> Outcome:
             return outcome
 
 
-def run_ranks(job: TrainingJob, job_file: Path, node: Node, accumulate: int) -> Outcome:
+def run_ranks(job: Plan, node: Node, accumulate: int) -> Outcome:
     """Start this node's ranks, wait for them, and tell how they ended."""
     logs = job.folder / "logs"
     logs.mkdir(exist_ok=True)
@@ -83,7 +121,7 @@ def run_ranks(job: TrainingJob, job_file: Path, node: Node, accumulate: int) -> 
         **meeting,
     )
     try:
-        elastic_launch(config, train_rank)(str(job_file), os.getpid(), accumulate)
+        elastic_launch(config, run_rank)(str(job.file), os.getpid(), accumulate)
     except SignalException:
         return Outcome("stopped")
     except ChildFailedError as error:
@@ -104,18 +142,19 @@ def told(rank: int, failure: ProcessFailure) -> Outcome:
     return Outcome("failed", rank, line)
 
 
-def can_halve(job: TrainingJob, accumulate: int) -> bool:
+def can_halve(job: Plan, accumulate: int) -> bool:
     """Whether the parts of a batch may and can be half as large."""
-    return job.trainer.halve_batch and job.trainer.batch_size % (2 * accumulate * job.world_size) == 0
+    parts = 2 * accumulate * job.devices * job.nodes
+    return bool(job.trainer["halve_batch"]) and job.trainer["batch_size"] % parts == 0
 
 
-def fitting_parts(job: TrainingJob) -> int:
+def fitting_parts(job: Plan) -> int:
     """In how many parts a batch was last found to fit, or is asked to come."""
     file = _parts_file(job)
-    return int(file.read_text()) if file.exists() else job.trainer.accumulate
+    return int(file.read_text()) if file.exists() else int(job.trainer["accumulate"])
 
 
-def remember_parts(job: TrainingJob, accumulate: int) -> None:
+def remember_parts(job: Plan, accumulate: int) -> None:
     """Go on, now and after a kill, with smaller parts, from the last end of an epoch."""
     write_json(_parts_file(job), accumulate)
     for stage in (job.folder / "stages").glob("*"):
@@ -140,10 +179,10 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent, signal.SIGTERM)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # told once, by the outcome
-    node, folder = Node(rank=arguments.node_rank, rendezvous=arguments.rendezvous), arguments.job_file.parent
-    with alone(folder, node):
-        outcome = launch(arguments.job_file, node)
-        write_json(outcome_file(folder, node.rank), asdict(outcome))
+    node, job = Node(arguments.node_rank, arguments.rendezvous), Plan.read(arguments.job_file)
+    with alone(job.folder, node):
+        outcome = launch(job, node)
+        write_json(outcome_file(job.folder, node.rank), asdict(outcome))
 
 
 def outcome_file(folder: Path, node_rank: int = 0) -> Path:
@@ -151,7 +190,7 @@ def outcome_file(folder: Path, node_rank: int = 0) -> Path:
     return folder / f"outcome-{node_rank}.json"
 
 
-def _parts_file(job: TrainingJob) -> Path:
+def _parts_file(job: Plan) -> Path:
     return job.folder / "parts.json"
 
 

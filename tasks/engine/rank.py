@@ -9,7 +9,6 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from models.errors import ModelError
 from models.registry import build
@@ -17,7 +16,8 @@ from models.system import Stage, System
 from storage.cohort import Cohort
 from storage.loading import explained_failures
 from tasks.engine.averaging import WeightAverage
-from tasks.engine.checkpoints import FINISHED, Checkpoints, WholeFiles, load_weights, newest_whole
+from tasks.engine.checkpoint_files import FINISHED, newest_whole
+from tasks.engine.checkpoints import Checkpoints, WholeFiles, load_weights
 from tasks.engine.data import CohortData, channels_last
 from tasks.engine.epoch_log import EpochLog
 from tasks.engine.interruption import die_with_parent
@@ -28,7 +28,6 @@ from tasks.model_files import load_initial, save_model
 PRECISION = {"64": "64-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-@record
 def train_rank(job_file: str, launcher: int, accumulate: int) -> None:
     """Train the job's system on this rank's share; rank 0 writes the model folder."""
     die_with_parent(launcher, signal.SIGKILL)
@@ -128,7 +127,7 @@ def prepare_networks(stage: Stage, settings: TrainerSettings) -> None:
         if settings.channels_last:
             dimensions = max((weight.ndim for weight in network.parameters()), default=0)
             if dimensions in (4, 5):
-                network.to(memory_format=channels_last(dimensions))  # type: ignore[call-overload]
+                network.to(memory_format=channels_last(dimensions))
         if settings.compile:
             network.compile()
 

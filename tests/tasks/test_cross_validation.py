@@ -1,10 +1,12 @@
 """The plan of a cross-validation, its training beside failures, and what its models say of held-out cases."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from storage.sources import open_source
 from tasks.cross_validation import device_groups, train_folds
 from tasks.errors import TrainingError
 from tasks.fold_plan import FoldJob, Plan, plan_folds
-from tasks.fold_report import has_maps
+from tasks.fold_report import has_maps, report_folds
 from tasks.held_out import predict_held_out
 from tasks.model_files import describe_model, save_model
 from tasks.tracking import tracked_run, tracking_client
@@ -185,3 +187,50 @@ def test_scores_are_those_of_the_fold_model(cohort: Cohort, make_plan: MakePlan)
         expected = system(system.to_input(torch.from_numpy(cohort.image(case)[None]))).item()
     scored = table.set_index("case_id")["score"].loc[cohort.table.at[case, "case_id"]]
     assert np.isclose(scored, expected, atol=1e-5)
+
+
+def as_trained(plan: Plan, folders: Sequence[Path]) -> list[dict]:
+    """What training leaves and answers, of models that were not trained."""
+    answers = []
+    for planned, folder in zip(plan.folds, folders, strict=True):
+        losses = [1.0 + planned.fold.number / (1 + epoch) for epoch in range(3)]
+        lines = [
+            {"stage": "training", "epoch": epoch, "step": epoch, "train/loss": loss, "val/loss": loss}
+            for epoch, loss in enumerate(losses)
+        ]
+        planned.job.folder.mkdir(parents=True, exist_ok=True)
+        (planned.job.folder / "epochs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        version = describe_model(folder)["version"]
+        answers.append({"model": str(folder), "model_version": version, "best": lines[-1], "epochs": 3})
+    return answers
+
+
+def reported(plan: Plan) -> dict:
+    folders = untrained(plan)
+    with tracked_run("cross-validate", {}) as run:
+        return report_folds.fn(run, plan, as_trained(plan, folders), *predicted(plan, folders))
+
+
+def test_repeats_are_measured_one_by_one_and_by_their_mean(make_plan: MakePlan, prefect_server: None):
+    answer = reported(make_plan(repeats=2))
+    assert len(answer["by_repeat"]) == 2
+    assert answer["held_out"]["mse"] == pytest.approx(np.mean([one["mse"] for one in answer["by_repeat"]]))
+    assert [(row["repeat"], row["fold"]) for row in answer["by_fold"]] == [(r, f) for r in (1, 2) for f in (1, 2, 3)]
+    assert describe_model(Path(answer["model"]))["members"] == 3
+    assert "mean over repeats" in Path(answer["report"]).read_text()
+
+
+def test_leaving_one_patient_out_is_measured_over_all_of_them(make_plan: MakePlan, prefect_server: None):
+    plan = make_plan(folds="loo")
+    answer = reported(plan)
+    assert answer["folds"] == answer["patients"] == len(plan.folds)
+    assert np.isfinite(answer["held_out"]["auc_referable"])
+
+
+def test_system_without_scores_has_a_page_of_its_folds(make_plan: MakePlan, prefect_server: None):
+    answer = reported(make_plan("toy-segmenter"))
+    assert answer["held_out"] == {}
+    assert len(pd.read_parquet(answer["scores"])) == answer["cases"]
+    page = Path(answer["report"]).read_text()
+    assert "Learning curves" in page
+    assert "Score by label" not in page

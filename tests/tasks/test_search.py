@@ -10,10 +10,14 @@ import pytest
 from optuna.trial import TrialState
 
 from models.errors import ModelError
+from tasks.engine.job import TrainerSettings, TrainingJob
 from tasks.errors import TrainingError, TrainingStopped
+from tasks.reporting import png_of
+from tasks.search_figures import search_history, slices
 from tasks.search_loop import Attempt, run_search
-from tasks.search_space import Choice, Range, parsed_space, settings_at, space_of
-from tasks.search_study import best_trial, counts, opened_study
+from tasks.search_report import importance_section, importances, trials_table
+from tasks.search_space import Choice, Range, check_space, parsed_space, settings_at, space_of
+from tasks.search_study import STATES, best_trial, counts, opened_study
 
 SPACE = space_of(
     {
@@ -327,3 +331,53 @@ def test_second_process_on_the_same_search_is_refused_until_the_first_is_gone(tm
         first.wait()
     assert len(searched(tmp_path, 1)) == 1
     assert os.path.exists(tmp_path / "study.db")
+
+
+def test_page_has_a_row_a_trial_and_ranks_the_setting_that_matters_first(whole: list, tmp_path: Path):
+    study = optuna.create_study()
+    study.add_trials(whole)
+    table = trials_table(study, SPACE)
+    assert list(table["ended"]) == [STATES[trial.state] for trial in whole]
+    assert set(table["network.width"]) == {0.25, 0.5, "null"}
+    assert next(iter(importances(whole))) == "optimiser.learning_rate"
+    for figure in (search_history(study, "val/loss"), slices(study, SPACE, "val/loss")):
+        assert png_of(figure).startswith(b"\x89PNG")
+
+
+def test_table_and_figures_of_a_single_trial(tmp_path: Path):
+    study = optuna.create_study()
+    study.add_trials(searched(tmp_path, 1))
+    assert len(trials_table(study, SPACE)) == 1
+    assert importance_section(study) == []
+    for figure in (search_history(study, "val/loss"), slices(study, SPACE, "val/loss")):
+        assert png_of(figure).startswith(b"\x89PNG")
+
+
+TINY_CONFIG = {"network": {"size": 32, "stem_stride": 1, "block5_valid": False, "width": 0.05, "head": [4]}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optimiser.learning_rat=1e-4:1e-2", "learning_rat is not a setting"),
+        ("trainer.batch_sise=8,16", "batch_sise is not a setting"),
+        ("network.dropout=0:2", "search network.dropout=2"),
+        ("optimiser.name=adamw,adam", "search optimiser.name=adam"),
+    ],
+)
+def test_every_end_and_choice_is_tried_against_the_settings(tmp_path: Path, text: str, words: str):
+    job = TrainingJob(
+        cohort="cohort",
+        snapshot="",
+        system="iterative-refinement",
+        config=TINY_CONFIG,
+        target="grade",
+        trainer=TrainerSettings(),
+        seed=0,
+        devices=1,
+        folder=tmp_path,
+    )
+    check_space(SPACE.model_copy(update={"parameters": {"optimiser.learning_rate": Range(low=1e-4, high=1)}}), job)
+    with pytest.raises(ModelError) as error:
+        check_space(space_of(parsed_space([text])), job)
+    assert words in str(error.value)

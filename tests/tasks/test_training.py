@@ -12,7 +12,7 @@ from storage.errors import CohortError
 from storage.ingestion import ingest
 from storage.sources import open_source
 from tasks.engine.data import label_weights
-from tasks.engine.epoch_log import read_epochs
+from tasks.engine.epoch_log import append_line, read_epochs
 from tasks.training import job_monitor, training_job
 
 NETWORK = {"width": 0.1, "stem_stride": 1, "normalisation": "batch", "head": [8], "block5_valid": False}
@@ -79,4 +79,5 @@ def test_of_an_epoch_that_was_run_twice_the_later_counts(tmp_path: Path):
     lines.append({**lines[1], "x": 3})
     lines.append({"stage": "b", "epoch": 0, "step": 15, "x": 4})
     (tmp_path / "epochs.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "b", "ep')
-    assert [epoch["x"] for epoch in read_epochs(tmp_path)] == [1, 3, 4]
+    append_line(tmp_path / "epochs.jsonl", json.dumps({"stage": "b", "epoch": 1, "step": 20, "x": 5}))
+    assert [epoch["x"] for epoch in read_epochs(tmp_path)] == [1, 3, 4, 5]

@@ -47,6 +47,12 @@ def test_what_one_class_alone_does_not_define_is_not_a_number():
     assert np.isnan(metrics["auc_referable"])
 
 
+def test_one_patient_gives_no_interval():
+    metrics = score_metrics([1.0, 2.0], [1.0, 3.0], ["a", "a"], "number")
+    assert metrics["mse"] == 0.5
+    assert np.isnan(metrics["mse_interval"]).all()
+
+
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(ModelError, match="not finite"):
         score_metrics([1.0, 2.0], [1.0, np.inf], ["a", "b"], "number")

@@ -8,8 +8,8 @@ import torch
 
 from models.errors import ModelError
 from tasks.engine.data import part_size
-from tasks.engine.job import Node, TrainerSettings
-from tasks.engine.launcher import Outcome
+from tasks.engine.job import TrainerSettings
+from tasks.engine.launcher import Node, Outcome
 from tasks.errors import TrainingError
 from tasks.launch import run_job
 from tests.tasks.engine.conftest import MakeJob, epochs_of, weights_of
@@ -30,8 +30,8 @@ def test_a_batch_that_does_not_fit_says_what_to_lower(make_job: MakeJob, no_orph
 
 
 def test_a_batch_that_does_not_fit_is_halved_on_request_and_learns_the_same(make_job: MakeJob):
-    fitting = make_job("fitting", "toy-classifier", EXACT, accumulate=4)
-    halved = make_job("halved", "toy-classifier", {**EXACT, "memory_limit": 2}, halve_batch=True)
+    fitting = make_job("fitting", "toy-classifier", EXACT, accumulate=2)
+    halved = make_job("halved", "toy-classifier", {**EXACT, "memory_limit": 4}, halve_batch=True)
     for job in (fitting, halved):
         run_job(job)
     assert weights_of(halved) == weights_of(fitting)

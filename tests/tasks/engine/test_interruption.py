@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from storage.cohort import Cohort
-from tasks.engine.checkpoints import checkpoints, newest_whole
+from tasks.engine.checkpoint_files import checkpoints, newest_whole
 from tasks.engine.job import TrainingJob
 from tasks.errors import TrainingError, TrainingStopped
 from tasks.launch import run_job
