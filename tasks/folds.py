@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
 from storage.errors import CohortError
@@ -127,11 +128,11 @@ def strata(labels: Floats, parts: int) -> Positions:
 
 def rare_values(patients: Sequence[str], labels: npt.ArrayLike, folds: FoldCount) -> dict[float, int]:
     """The values that fewer patients have than there are folds, with their number; none where values are many."""
-    table = set(zip(patients, np.asarray(labels, np.float64).tolist(), strict=True))
-    values, counts = np.unique([value for _, value in table], return_counts=True)
-    if folds == "loo" or len(values) > MOST_STRATA:
+    counts = pd.Series(list(patients)).groupby(np.asarray(labels, np.float64)).nunique()
+    if folds == "loo" or len(counts) > MOST_STRATA:
         return {}
-    return {float(value): int(count) for value, count in zip(values, counts, strict=True) if count < folds}
+    values = counts.index.to_numpy(np.float64).tolist()
+    return {value: int(count) for value, count in zip(values, counts, strict=True) if count < folds}
 
 
 def derived_seed(*parts: int) -> int:

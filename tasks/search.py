@@ -164,9 +164,8 @@ def best_answer(study: Study, plan: SearchPlan, objective: Objective, run: Track
     assert best is not None
     assert best.value is not None
     values = plan.space.values(best)
-    trained = train_tracked(
-        *plan.job_at(values), parent=run.run_id, register=False
-    )  # at once, unless its model is gone
+    key, job = plan.job_at(values)
+    trained = train_tracked(key, job, parent=run.run_id, register=False)  # at once, unless its model is gone
     version = register_model(run.client, plan.system, trained["run_id"])
     table = trials_table(study, plan.space)
     table.to_csv(folder / "trials.csv", index=False)

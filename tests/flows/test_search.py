@@ -143,6 +143,7 @@ def booked(workspace: Path) -> list[tuple]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_search_killed_in_its_second_trial_goes_on_as_if_undisturbed(fundus_cohort: Path, tmp_path: Path):
     def start(workspace: Path) -> subprocess.Popen:
         command = [sys.executable, "-m", "flows.cli", "--workspace", str(workspace), "search", "iterative-refinement"]

@@ -118,6 +118,7 @@ def test_values_rarer_than_folds_are_spread_and_told():
     rare = [sum(labels[place] == 4.0 for place in fold.held_out) for fold in draw_folds(patients, labels, 5)]
     assert sorted(rare) == [0, 0, 1, 1, 1]
     assert rare_values(patients, labels, 5) == {4.0: 3}
+    assert rare_values([*patients, "p22"], [*labels, float("nan")], 5) == {4.0: 3}
     assert rare_values(patients, labels, "loo") == {}
 
 
