@@ -18,8 +18,8 @@ from models.registry import OWN_SYSTEMS, build
 from storage import Cohort, ingest, open_source
 from tasks.engine.epoch_log import PROGRESS, read_epochs
 from tasks.engine.job import TrainerSettings, TrainingJob
-from tasks.launch import run_job
 from tasks.reuse import write_json
+from tasks.training.launch import run_job
 
 ROOT = Path(__file__).parents[1]
 VALIDATION = 4  # cases: validation is none of what is measured

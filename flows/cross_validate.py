@@ -5,14 +5,14 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.cross_validation import cross_validation_run, train_folds
 from tasks.experiments import merged, preset
-from tasks.fold_plan import plan_folds
-from tasks.fold_report import has_maps, made_files, report_folds
-from tasks.folds import FoldCount
-from tasks.held_out import predict_held_out
-from tasks.registry import locate_weights
+from tasks.folds.draw import FoldCount
+from tasks.folds.held_out import predict_held_out
+from tasks.folds.plan import plan_folds
+from tasks.folds.report import has_maps, made_files, report_folds
+from tasks.folds.train import cross_validation_run, train_folds
 from tasks.reuse import finished, remember
+from tasks.tracking.registry import locate_weights
 
 
 @flow(name="cross-validate", flow_run_name="{system} on {cohort}")

@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from tasks.localization import Method, localize_refined, localize_saliency
-from tasks.registry import locate_model
+from tasks.tracking.registry import locate_model
 
 
 @flow(name="localize", flow_run_name="{cohort}")

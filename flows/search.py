@@ -9,9 +9,9 @@ from pydantic import PositiveInt
 from models.errors import ModelError
 from tasks.experiments import experiment, merged, preset
 from tasks.reuse import finished, remember
-from tasks.search import SearchPlan, checked_search, run_trials
-from tasks.search_space import TRAINER, space_of
-from tasks.tracking import flattened
+from tasks.search.space import TRAINER, space_of
+from tasks.search.trials import SearchPlan, checked_search, run_trials
+from tasks.tracking.runs import flattened
 
 
 @flow(name="search", flow_run_name="{system} on {cohort}")

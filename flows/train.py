@@ -6,8 +6,8 @@ from prefect import flow
 
 from tasks.engine.launcher import Node
 from tasks.experiments import merged, preset
-from tasks.registry import locate_weights
-from tasks.training import run_training, training_job
+from tasks.tracking.registry import locate_weights
+from tasks.training.train import run_training, training_job
 
 
 @flow(name="train", flow_run_name="{system} on {cohort}")

@@ -117,7 +117,7 @@ def search(
     Example: `lesionflow search iterative-refinement cohort --trials 30 --space optimiser.learning_rate=1e-4:1e-2:log`
     """
     from flows.search import search as flow
-    from tasks.search_space import parsed_space
+    from tasks.search.space import parsed_space
 
     chosen = parsed(settings)
     trainer = chosen.pop("trainer", {})

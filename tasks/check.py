@@ -9,7 +9,7 @@ from storage.check import CheckReport, check, expire, megabytes, repair
 from storage.sources import Source
 from tasks.ingestion import opened_source
 from tasks.progress import progress
-from tasks.tracking import tracked_run
+from tasks.tracking.runs import tracked_run
 
 
 @task(name="check-cohort", task_run_name="{cohort}")

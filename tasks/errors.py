@@ -5,5 +5,5 @@ class TrainingError(Exception):
     """A training process failed; the message is the first failing rank's own."""
 
 
-class TrainingStopped(TrainingError):
+class TrainingStoppedError(TrainingError):
     """A training was told to stop, and did so after a checkpoint."""

@@ -29,7 +29,7 @@ from tasks.maps import (
 )
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
-from tasks.tracking import TrackedRun, tracked_run
+from tasks.tracking.runs import TrackedRun, tracked_run
 
 SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", "dice")
 

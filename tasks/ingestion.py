@@ -20,7 +20,7 @@ from tasks.figures import contact_sheet
 from tasks.progress import Advance, progress
 from tasks.reporting import Section, publish_report
 from tasks.shards import ADDRESS, chain_shards
-from tasks.tracking import tracked_run
+from tasks.tracking.runs import tracked_run
 from tasks.workspace import current_workspace, identity_key
 
 WORTH_A_CLUSTER = 4  # shards: starting processes takes as long as reading two of them

@@ -23,7 +23,7 @@ from tasks.progress import progress
 from tasks.reporting import Section, publish_report
 from tasks.reuse import code_digest, fingerprint, finished, remember
 from tasks.shards import shards
-from tasks.tracking import TrackedRun, tracked_run
+from tasks.tracking.runs import TrackedRun, tracked_run
 
 REFINED, INITIAL = "S", "s_0"
 SHARD = 64

@@ -18,7 +18,7 @@ from tasks.progress import progress
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
 from tasks.shards import map_shards, shards
-from tasks.tracking import tracked_run
+from tasks.tracking.runs import tracked_run
 
 SHARD = 24
 FOUND = "found"

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 from prefect.artifacts import create_link_artifact
 
-from tasks.provenance import git_commit
-from tasks.tracking import TrackedRun
+from tasks.tracking.provenance import git_commit
+from tasks.tracking.runs import TrackedRun
 from tasks.workspace import current_workspace
 
 PAGES = Environment(loader=PackageLoader("tasks", "templates"), autoescape=select_autoescape())

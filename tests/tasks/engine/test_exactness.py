@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from tasks.engine.data import EpochBatches
 from tasks.engine.job import TrainerSettings
-from tasks.launch import run_job
+from tasks.training.launch import run_job
 from tests.tasks.engine.conftest import MakeJob, epochs_of, weights_of
 
 EXACT = {"network": {"dropout": 0.0}}

@@ -11,7 +11,7 @@ from tasks.engine.data import part_size
 from tasks.engine.job import TrainerSettings
 from tasks.engine.launcher import Node, Outcome
 from tasks.errors import TrainingError
-from tasks.launch import run_job
+from tasks.training.launch import run_job
 from tests.tasks.engine.conftest import MakeJob, epochs_of, weights_of
 
 EXACT = {"network": {"dropout": 0.0}}

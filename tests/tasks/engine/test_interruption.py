@@ -15,16 +15,19 @@ import torch
 from storage.cohort import Cohort
 from tasks.engine.checkpoint_files import checkpoints, newest_whole
 from tasks.engine.job import TrainingJob
-from tasks.errors import TrainingError, TrainingStopped
-from tasks.launch import run_job
+from tasks.errors import TrainingError, TrainingStoppedError
+from tasks.training.launch import run_job
 from tests.tasks.engine.conftest import MakeJob, described, epochs_of, wait_for, weights_of
 
 EVERY_STEP = {"max_epochs": 24, "checkpoint_minutes": 0.0, "patience": 24, "ema": 0.9}
 STAGES = {"max_epochs": 8, "checkpoint_minutes": 0.0}
-RUN = (
-    "import sys; from pathlib import Path; from tasks.engine.job import TrainingJob; from tasks.launch import run_job\n"
-    + ("run_job(TrainingJob.model_validate_json(Path(sys.argv[1]).read_text()))")
-)
+RUN = """
+import sys
+from pathlib import Path
+from tasks.engine.job import TrainingJob
+from tasks.training.launch import run_job
+run_job(TrainingJob.model_validate_json(Path(sys.argv[1]).read_text()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +131,7 @@ def test_a_signal_stops_after_a_checkpoint_of_that_step(make_job, number, undist
     job = make_job("stopped", "toy-classifier", devices=2, **{**EVERY_STEP, "checkpoint_minutes": 60.0})
     folder = job.folder / "stages" / "training"
     stop = Once(job, lambda: launcher_of(job).send_signal(number), ready=lambda: checkpoints(folder))
-    with pytest.raises(TrainingStopped, match="same command goes on"):
+    with pytest.raises(TrainingStoppedError, match="same command goes on"):
         run_job(job, stop)
     assert newest_whole(folder)
     run_job(job)
