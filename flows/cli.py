@@ -36,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Method = Literal["iterative-refinement", "saliency"]
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
 @app.callback()
@@ -158,8 +159,10 @@ def main() -> None:
         if status is None:
             raise
         fail(str(error), status)
-    except KeyboardInterrupt:
-        fail("stopped; the same command goes on from here", FAILED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            fail("stopped; the same command goes on from here", FAILED)
+        raise
 
 
 def exit_status(error: Exception) -> int | None:

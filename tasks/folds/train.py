@@ -17,6 +17,7 @@ from storage.loading import LoadingError
 from tasks.errors import TrainingError, TrainingStoppedError
 from tasks.folds.plan import FoldJob, Plan, tell
 from tasks.tracking.runs import TrackedRun, tracked_run
+from tasks.training.launch import stop_running
 from tasks.training.placement import at_once, share
 from tasks.training.train import train_tracked
 
@@ -93,6 +94,7 @@ def outcomes(plan: Plan, parent: str, parallel: int | None) -> Iterator[tuple[Fo
             yield from ((futures[future], future.result()) for future in as_completed(futures))
         except BaseException:
             stopping.set()
+            stop_running()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -52,17 +52,19 @@ def run_search(
     *,
     parallel: int = 1,
     ended: Ended = lambda trial, line: print(line, file=sys.stderr, flush=True),
+    stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Bring `study` to `trials` trials: those of a killed process first, then new ones, `parallel` side by side.
 
     A trial ends complete with what `train` returns, pruned, or failed with the reason where `train` raises
     TrainingError, ModelError or LoadingError. Any other exception ends the search, and the trial goes on in the next
-    one; so does a TrainingStoppedError. `ended` gets each trial that has ended, and a line about it.
+    one; so does a TrainingStoppedError. `ended` gets each trial that has ended, and a line about it; `stop` is called
+    where the search ends early, to stop what trains beside.
 
     Raises:
         TrainingError: no trial came to its end but by failing.
     """
-    search = _Search(study, space, trials, train, parallel, ended)
+    search = _Search(study, space, trials, train, parallel, ended, stop)
     if parallel == 1:
         search.work(0)
     else:
@@ -97,6 +99,7 @@ class _Search:
     train: Train
     parallel: int
     on_end: Ended
+    on_stop: Callable[[], None]
     lock: RLock = field(default_factory=RLock)
     stopped: bool = False
     seconds: list[float] = field(default_factory=list)
@@ -116,8 +119,9 @@ class _Search:
             raise
 
     def stop(self) -> None:
-        """Let no trial begin, and every running one end at its next report."""
+        """Let no trial begin, and every running one end at its next report, if not sooner."""
         self.stopped = True
+        self.on_stop()
 
     def next_trial(self) -> Trial | None:
         """One that a killed process left, or a new one; its values are drawn and kept before it is handed out."""

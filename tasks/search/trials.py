@@ -25,6 +25,7 @@ from tasks.search.space import Space, check_space, settings_at
 from tasks.search.study import best_trial, counts, opened_study
 from tasks.tracking.registry import register_model
 from tasks.tracking.runs import ERROR, TrackedRun, tracked_run
+from tasks.training.launch import stop_running
 from tasks.training.placement import share
 from tasks.training.train import job_monitor, train_tracked, training_job
 from tasks.workspace import current_workspace
@@ -102,7 +103,9 @@ def run_trials(key: str, plan: SearchPlan, objective: Objective, trials: int, pa
             known.write_text(run.run_id)
             run.log_json(plan.space.model_dump(mode="json"), "space.json")
             trainings = Trainings(plan, objective, run, parallel)
-            run_search(study, plan.space, trials, trainings.train, parallel=parallel, ended=trainings.tell)
+            run_search(
+                study, plan.space, trials, trainings.train, parallel=parallel, ended=trainings.tell, stop=stop_running
+            )
             return best_answer(study, plan, objective, run, folder)
 
 

@@ -107,9 +107,11 @@ class Follower:
 
 
 @contextmanager
-def followed(job: TrainingJob, run: TrackedRun, on_epoch: OnEpoch = lambda line: None) -> Iterator[Callable[[], None]]:
-    """`look` of a follower whose progress is shown; as the block ends well, all is in MLflow."""
-    with fraction_progress(f"train {job.system}") as reach:
+def followed(
+    job: TrainingJob, run: TrackedRun, on_epoch: OnEpoch = lambda line: None, which: str = ""
+) -> Iterator[Callable[[], None]]:
+    """`look` of a follower whose progress is shown; `which` of several it is. As the block ends well, all is in MLflow."""
+    with fraction_progress(f"train {job.system}{which}") as reach:
         follower = Follower(job, run, on_epoch, reach)
         yield follower.look
         follower.finish()

@@ -16,6 +16,7 @@ from tasks.errors import TrainingError, TrainingStoppedError
 
 LOOK_SECONDS = 0.5
 FULL_BYTES = 1 << 20
+_running: set[subprocess.Popen[bytes]] = set()
 HINT = (
     "the batch did not fit into memory: lower trainer.batch_size, raise trainer.accumulate (the same batch in more "
     "parts; trainer.halve_batch=true does that by itself), take trainer.precision=bf16, or a smaller image or network"
@@ -55,12 +56,20 @@ def launcher(job: TrainingJob, node: Node, environment: Mapping[str, str] | None
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env={**os.environ, **(environment or {})}, start_new_session=True
         )
+    _running.add(process)
     try:
         yield process
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait()
+        _running.discard(process)
+
+
+def stop_running() -> None:
+    """Tell every training of this process, in whatever thread, to write a checkpoint and stop."""
+    for process in list(_running):
+        process.send_signal(signal.SIGTERM)
 
 
 def outcome_of(job: TrainingJob, node: Node, status: int) -> Outcome:

@@ -27,6 +27,7 @@ from tasks.training.launch import run_job
 from tasks.training.report import publish_training
 from tasks.workspace import current_workspace
 
+SIDE_BY_SIDE = ("repeat", "fold", "trial")  # tags that tell trainings of one flow apart
 Cases = Mapping[Literal["train", "validation"], tuple[int, ...]]
 OnEpoch = Callable[[dict[str, Any]], None]
 
@@ -161,7 +162,8 @@ def train_tracked(
     ) as run:
         known_run.write_text(run.run_id)
         run.log_dataset(Cohort.open(job.cohort, job.snapshot), "training")
-        with followed(job, run, on_epoch) as look:
+        which = "".join(f", {name} {value}" for name, value in (tags or {}).items() if name in SIDE_BY_SIDE)
+        with followed(job, run, on_epoch, which) as look:
             run_job(job, look, node, environment)
         answer = leave(run, job, register)
     return remember("train", key, answer, model_files(job))
