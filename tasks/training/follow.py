@@ -110,7 +110,7 @@ class Follower:
 def followed(
     job: TrainingJob, run: TrackedRun, on_epoch: OnEpoch = lambda line: None, which: str = ""
 ) -> Iterator[Callable[[], None]]:
-    """`look` of a follower whose progress is shown; `which` of several it is. As the block ends well, all is in MLflow."""
+    """`look` of a follower whose progress is shown; `which` of several it is. At a good end all is in MLflow."""
     with fraction_progress(f"train {job.system}{which}") as reach:
         follower = Follower(job, run, on_epoch, reach)
         yield follower.look

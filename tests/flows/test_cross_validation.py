@@ -73,6 +73,7 @@ def jobs_of(answer: dict, workspace: Path) -> dict[int, dict]:
     return {fold: json.loads((found[version] / "job.json").read_text()) for version, fold in versions.items()}
 
 
+@pytest.mark.slow
 def test_command_killed_in_the_second_fold_goes_on_without_training_the_first_again(
     finished_before_the_kill: dict[str, bytes], gone_on: Outcome
 ):
@@ -83,6 +84,7 @@ def test_command_killed_in_the_second_fold_goes_on_without_training_the_first_ag
     assert ["trained before" in line for line in lines] == [True, False, False]
 
 
+@pytest.mark.slow
 def test_no_training_process_was_told_of_a_held_out_patient(answer: dict, fundus_cohort: Path, workspace_folder: Path):
     scores, table = pd.read_parquet(answer["scores"]), Cohort.open(fundus_cohort).table
     jobs = jobs_of(answer, workspace_folder)
@@ -94,6 +96,7 @@ def test_no_training_process_was_told_of_a_held_out_patient(answer: dict, fundus
         assert not seen & held_out
 
 
+@pytest.mark.slow
 def test_every_case_of_train_and_validation_has_one_map_and_score_by_its_fold(answer: dict, fundus_cohort: Path):
     cohort, scores = Cohort.open(fundus_cohort), pd.read_parquet(answer["scores"])
     [name] = answer["maps"]
@@ -108,6 +111,7 @@ def test_every_case_of_train_and_validation_has_one_map_and_score_by_its_fold(an
     assert maps.saliency(int(maps.indices[0])).max() > 0
 
 
+@pytest.mark.slow
 def test_pooled_metrics_are_those_of_the_table(answer: dict):
     scores = pd.read_parquet(answer["scores"])
     expected = grading_metrics(scores["label"], scores["score"], scores["patient_id"].tolist())
@@ -117,6 +121,7 @@ def test_pooled_metrics_are_those_of_the_table(answer: dict):
     assert [row["mse"] for row in answer["by_fold"]] == pytest.approx(errors.groupby(scores["fold"]).mean().tolist())
 
 
+@pytest.mark.slow
 def test_fold_runs_lie_below_one_run_that_holds_scores_report_and_ensemble(answer: dict, workspace_folder: Path):
     from mlflow import MlflowClient
 
@@ -132,6 +137,7 @@ def test_fold_runs_lie_below_one_run_that_holds_scores_report_and_ensemble(answe
     assert "never saw the patient" in page
 
 
+@pytest.mark.slow
 def test_ensemble_of_the_folds_is_registered_and_localizes(
     answer: dict, command: Command, fundus_cohort: Path, tmp_path: Path
 ):
@@ -146,6 +152,7 @@ def test_ensemble_of_the_folds_is_registered_and_localizes(
     assert json.loads(file.read_text())["maps"][0] == f"iterative-refinement/{answer['model_version']}/S"
 
 
+@pytest.mark.slow
 def test_same_command_again_hands_back_the_answer_and_makes_only_lost_maps_again(
     answer: dict, command: Command, arguments: list[str | Path], fundus_cohort: Path, tmp_path: Path
 ):

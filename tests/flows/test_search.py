@@ -46,6 +46,7 @@ def mlflow(workspace_folder: Path) -> Any:
     return MlflowClient(f"sqlite:///{workspace_folder / 'mlflow.db'}")
 
 
+@pytest.mark.slow
 def test_best_trial_is_the_answer_and_the_only_one_registered(found: dict, mlflow: Any):
     experiment = mlflow.get_experiment_by_name("lesionflow").experiment_id
     nested = f"tags.mlflow.parentRunId = '{found['search_run_id']}'"
@@ -61,6 +62,7 @@ def test_best_trial_is_the_answer_and_the_only_one_registered(found: dict, mlflo
     assert described["config"]["optimiser"]["learning_rate"] == found["parameters"]["optimiser.learning_rate"]
 
 
+@pytest.mark.slow
 def test_run_of_the_search_holds_space_best_values_and_trials(found: dict, mlflow: Any, tmp_path: Path):
     run = mlflow.get_run(found["search_run_id"])
     assert run.info.status == "FINISHED"
@@ -76,11 +78,13 @@ def test_run_of_the_search_holds_space_best_values_and_trials(found: dict, mlflo
     assert Path(found["report"]).read_text().count("data:image/png;base64") == 2
 
 
+@pytest.mark.slow
 def test_lines_tell_of_each_trial(found: dict):
     lines = [line for line in found["err"].splitlines() if line.startswith("search: ")]
     assert [line.split(",")[0] for line in lines] == ["search: 1/2", "search: 2/2"]
 
 
+@pytest.mark.slow
 def test_searching_again_hands_back_the_answer_and_fewer_trials_too(search: Callable[..., dict], found: dict):
     for trials in ("2", "1"):
         again = search("--trials", trials, *SPACE)
@@ -97,6 +101,7 @@ def test_trials_side_by_side_are_added_to_those_before(search: Callable[..., dic
     assert more["err"].count("search: ") == 2
 
 
+@pytest.mark.slow
 def test_training_that_diverges_is_a_failed_trial_with_its_reason(command: Command, fundus_cohort: Path):
     space = ["--space", "optimiser.learning_rate=1e30,1e31"]
     done = command("search", "iterative-refinement", fundus_cohort, *TINY, *FIXED, *space, "--trials", "1")

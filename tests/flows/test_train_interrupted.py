@@ -34,6 +34,7 @@ def wait_for_epochs(workspace: Workspace, process: subprocess.Popen[str], count:
     pytest.fail(f"the command ended by itself: {process.communicate()[1]}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_same_command_goes_on_in_the_same_run(workspace, fundus_cohort, tmp_path, how):
     first = start(workspace, fundus_cohort)

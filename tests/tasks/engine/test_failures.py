@@ -29,6 +29,7 @@ def test_a_batch_that_does_not_fit_says_what_to_lower(make_job: MakeJob, no_orph
         run_job(job)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_on_request_and_learns_the_same(make_job: MakeJob):
     fitting = make_job("fitting", "toy-classifier", EXACT, accumulate=2)
     halved = make_job("halved", "toy-classifier", {**EXACT, "memory_limit": 4}, halve_batch=True)
@@ -37,6 +38,7 @@ def test_a_batch_that_does_not_fit_is_halved_on_request_and_learns_the_same(make
     assert weights_of(halved) == weights_of(fitting)
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_case_cannot_be_halved(make_job: MakeJob):
     job = make_job("hopeless", "toy-classifier", {"memory_limit": 0 + 1}, halve_batch=True, batch_size=3)
     with pytest.raises(TrainingError, match="did not fit into memory"):
@@ -55,6 +57,7 @@ def test_batches_that_cannot_be_shared_are_refused(settings, count, message):
         part_size(TrainerSettings(**settings), 3, count)
 
 
+@pytest.mark.slow
 def test_optimisers_that_alternate_take_no_parts(make_job: MakeJob):
     job = make_job("parts", "toy-gan", accumulate=2)
     with pytest.raises(TrainingError, match="its batches cannot come in parts"):
@@ -70,6 +73,7 @@ def test_memory_is_recognised(message):
     assert Outcome("failed", 0, message).out_of_memory
 
 
+@pytest.mark.slow
 def test_two_nodes_learn_what_two_devices_of_one_learn(make_job: MakeJob, no_orphans):
     one = make_job("one", "toy-classifier", EXACT, devices=2)
     with socket.socket() as probe:
@@ -90,6 +94,7 @@ def test_two_nodes_learn_what_two_devices_of_one_learn(make_job: MakeJob, no_orp
     assert weights_of(many) == weights_of(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"patch": [16, 16], "patches_per_case": 2, "batch_size": 16}])
 def test_a_segmenter_learns_from_masks_whole_or_in_patches(make_job: MakeJob, settings):
     job = make_job("segmenter", "toy-segmenter", max_epochs=8, workers=1, channels_last=True, **settings)
@@ -105,6 +110,7 @@ def test_a_gpu_trains_in_half_precision(make_job: MakeJob):
     assert epochs_of(job)[-1]["val/loss"] < epochs_of(job)[0]["val/loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"precision": "bf16"}, {"compile": True}, {"balance": "loss"}, {"balance": "none"}]
 )
@@ -114,6 +120,7 @@ def test_what_can_be_set_trains(make_job: MakeJob, settings):
     assert epochs_of(job)[-1]["train/loss"] < epochs_of(job)[0]["train/loss"]
 
 
+@pytest.mark.slow
 def test_training_stops_early_when_validation_no_longer_gets_better(make_job: MakeJob):
     job = make_job("early", "toy-classifier", {**EXACT, "learning_rate": 1e-9}, max_epochs=30, patience=2)
     run_job(job)

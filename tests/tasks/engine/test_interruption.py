@@ -19,7 +19,7 @@ from tasks.errors import TrainingError, TrainingStoppedError
 from tasks.training.launch import run_job
 from tests.tasks.engine.conftest import MakeJob, described, epochs_of, wait_for, weights_of
 
-EVERY_STEP = {"max_epochs": 24, "checkpoint_minutes": 0.0, "patience": 24, "ema": 0.9}
+EVERY_STEP = {"max_epochs": 12, "checkpoint_minutes": 0.0, "patience": 12, "ema": 0.9}
 STAGES = {"max_epochs": 8, "checkpoint_minutes": 0.0}
 RUN = """
 import sys
@@ -95,6 +95,7 @@ def test_a_killed_rank_is_started_again_with_the_others(job, undisturbed, no_orp
     assert [epoch["epoch"] for epoch in epochs_of(job)] == sorted(epoch["epoch"] for epoch in epochs_of(job))
 
 
+@pytest.mark.slow
 def test_a_killed_launcher_leaves_no_rank_and_the_next_one_goes_on(job, undisturbed, no_orphans):
     kill = Once(job, lambda: launcher_of(job).kill())
     with pytest.raises(TrainingError, match="ended with status -9"):
@@ -115,6 +116,7 @@ def test_all_processes_killed_at_once_and_the_same_job_goes_on(job, undisturbed,
     assert weights_of(job) == undisturbed("toy-classifier")
 
 
+@pytest.mark.slow
 def test_the_watching_process_alone_killed_takes_the_training_with_it(job, undisturbed, no_orphans):
     outside = subprocess.Popen([sys.executable, "-c", RUN, str(job.file)])
     wait_for(lambda: inside_an_epoch(job))
@@ -126,6 +128,7 @@ def test_the_watching_process_alone_killed_takes_the_training_with_it(job, undis
     assert weights_of(job) == undisturbed("toy-classifier")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_after_a_checkpoint_of_that_step(make_job, number, undisturbed, no_orphans):
     job = make_job("stopped", "toy-classifier", devices=2, **{**EVERY_STEP, "checkpoint_minutes": 60.0})
@@ -144,6 +147,7 @@ def fill_the_disk(job: TrainingJob, stage: str) -> None:
     ranks_of(job)[0].rlimit(resource.RLIMIT_FSIZE, (room, room))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before_it(job, undisturbed, no_orphans):
     limit = Once(job, lambda: fill_the_disk(job, "training"))
     with pytest.raises(TrainingError, match=r"could not be written \(.*\); what was there before is whole"):
@@ -155,6 +159,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(job, undisturbed, no_orphan
     assert weights_of(job) == undisturbed("toy-classifier")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(job, undisturbed):
     kill = Once(job, lambda: launcher_of(job).kill())
     with pytest.raises(TrainingError):

@@ -147,6 +147,7 @@ def test_system_without_a_score_to_explain_still_gets_its_table(
     assert "outputs of shape" in line
 
 
+@pytest.mark.slow
 def test_failed_fold_is_named_after_the_others_have_finished(make_plan: MakePlan, prefect_server: None):
     plan = make_plan(folds=2)
     broken = dataclasses.replace(plan, folds=(failing(plan.folds[0]), plan.folds[1]))
