@@ -1,13 +1,14 @@
 """A small process beside one that tracks runs; it outlives a kill, and closes the runs that were open.
 
-The owner writes a line `+RUN URI` as it opens a run and `-RUN` as it closes one. When the owner is gone and runs are
-left, the guard closes them in MLflow; then, or if there are none, it ends. It has a session of its own, so what is
-sent to the owner's process group or terminal does not reach it.
+The owner writes a line `+RUN URI` as it opens a run, `-RUN` as it closes one, and `!PID` of a Prefect server that lives
+for its flow alone. When the owner is gone, the guard ends such servers, closes runs that are left in MLflow, and ends.
+It has a session of its own, so what is sent to the owner's process group or terminal does not reach it.
 
 The guard runs this file with the standard library alone (11 MB, 30 ms); MLflow is imported once there is work.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
+SERVER = "prefect.server"  # in the command line of Prefect's temporary server
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
@@ -38,6 +40,8 @@ class Guard:
         with self._lock:
             self._runs[run_id] = tracking_uri
             self._tell(f"+{run_id} {tracking_uri}\n")
+            for server in temporary_servers():
+                self._tell(f"!{server}\n")
 
     def release(self, run_id: str) -> None:
         """The run has been closed."""
@@ -74,18 +78,30 @@ class Guard:
         self._lock, self._runs, self._process = threading.Lock(), {}, None
 
 
+def temporary_servers() -> list[int]:
+    """Prefect's servers that this process has started, by process id."""
+    import psutil  # type: ignore[import-untyped]  # only the owner has need of it
+
+    return [child.pid for child in psutil.Process().children() if _is_server(child.pid)]
+
+
 def main() -> None:
     """The guard's end: listen until the owner is gone, then close what it has left open."""
     owner = int(sys.argv[1])
     runs: dict[str, str] = {}
+    servers: set[int] = set()
     for line in sys.stdin:
-        run_id, _, uri = line[1:].strip().partition(" ")
+        name, _, uri = line[1:].strip().partition(" ")
         if line.startswith("+"):
-            runs[run_id] = uri
+            runs[name] = uri
+        elif line.startswith("!"):
+            servers.add(int(name))
         else:
-            runs.pop(run_id, None)
+            runs.pop(name, None)
     while os.getppid() == owner:  # its files are closed a little before it is gone
         time.sleep(0.05)
+    for server in filter(_is_server, servers):
+        os.kill(server, signal.SIGTERM)
     if runs:
         close(runs)
 
@@ -103,6 +119,13 @@ def close(runs: dict[str, str]) -> None:
         with suppress(MlflowException):
             client = MlflowClient(uri)
             close_if_abandoned(client, client.get_run(run_id))
+
+
+def _is_server(pid: int) -> bool:
+    try:
+        return SERVER in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

@@ -23,6 +23,17 @@ with tracked_run("train", {}, resume=sys.argv[1] or None) as run:
     sys.stdin.readline()
 """
 
+OWNER_IN_A_FLOW = """
+import sys
+from prefect import flow
+from tasks.tracking.runs import tracked_run
+@flow
+def hold():
+    with tracked_run("train", {}) as run:
+        print(run.run_id, flush=True)
+        sys.stdin.readline()
+hold()
+"""
 
 pytestmark = pytest.mark.usefixtures("shared_workspace")
 
@@ -83,6 +94,14 @@ def test_killed_process_has_its_run_closed_by_its_guard_which_then_ends():
         assert eventually(lambda: status(owner.run_id) == "KILLED")
         assert eventually(lambda: not owner.guard.is_running())
     assert "ended without closing" in tracking_client().get_run(owner.run_id).data.tags[KILLED]
+
+
+def test_prefect_server_that_a_killed_flow_started_ends_too():
+    with tracking(script=OWNER_IN_A_FLOW) as owner:
+        children = psutil.Process(owner.process.pid).children()
+        [server] = [child for child in children if "prefect.server" in " ".join(child.cmdline())]
+        owner.process.kill()
+        assert eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_guard_of_a_process_that_ends_well_ends_too_and_is_small():
