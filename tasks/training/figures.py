@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from scipy.stats import binomtest, linregress
-from sklearn.metrics import confusion_matrix
 
 Epoch = Mapping[str, Any]
 Floats = npt.NDArray[np.float64]
@@ -173,7 +172,8 @@ def draw_confusion(axes: Axes, labels: Floats, scores: Floats, known: Floats) ->
     """Cases by true and predicted label, as numbers and as shares of their row; scores clipped to `known`, rounded."""
     grades = np.arange(known.min(), known.max() + 1).astype(int)
     rounded = np.rint(np.clip(scores, grades[0], grades[-1])).astype(int)
-    counts = confusion_matrix(labels.astype(int), rounded, labels=grades)
+    counts = np.zeros((len(grades), len(grades)), int)
+    np.add.at(counts, (labels.astype(int) - grades[0], rounded - grades[0]), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):

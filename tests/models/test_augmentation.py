@@ -1,6 +1,7 @@
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,7 +89,8 @@ def seen_elsewhere(pickled, item, seed):
     return pickle.loads(pickled)(item, seed)["image"].numpy()
 
 
-def test_every_process_and_thread_looks_the_same():
+def test_every_process_and_thread_looks_the_same(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # a spawned process imports this module from there
     item, look = {"image": photograph((40, 30)).numpy()}, augmentation(STRONG, (40, 30), UINT8)
     pickled = pickle.dumps(look)
     assert len(pickled) < 2000
