@@ -12,7 +12,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --timeout 900
 
 lint: $(READY)
 	$(BIN)/ruff check .
