@@ -17,20 +17,23 @@ class WeightAverage(Callback):
     def __init__(self, decay: float) -> None:
         self.update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average: list[Tensor] = []
-        self.weights: list[Tensor] = []
         self.steps = 0
+        self.stage: LightningModule
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Know whose weights are averaged."""
+        self.stage = pl_module
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the weights as they are, unless a checkpoint has brought an average."""
-        self.weights = [parameter.detach() for parameter in pl_module.parameters()]
-        known = self.average or self.weights
-        self.average = [mean.to(weight.device).clone() for mean, weight in zip(known, self.weights, strict=True)]
+        known = self.average or self._weights()
+        self.average = [mean.to(weight.device).clone() for mean, weight in zip(known, self._weights(), strict=True)]
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Follow the weights, once an optimiser step."""
         if trainer.global_step > self.steps:
             self.steps = trainer.global_step
-            self.update(self.average, self.weights, 0)
+            self.update(self.average, self._weights(), 0)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the average."""
@@ -59,7 +62,10 @@ class WeightAverage(Callback):
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for mean, weight in zip(self.average, self.weights, strict=True):
+        for mean, weight in zip(self.average, self._weights(), strict=True):
             kept = weight.clone()
             weight.copy_(mean)
             mean.copy_(kept)
+
+    def _weights(self) -> list[Tensor]:
+        return [parameter.detach() for parameter in self.stage.parameters()]

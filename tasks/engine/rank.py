@@ -82,7 +82,7 @@ def fit_stage(job: TrainingJob, system: System, name: str, number: int, stages: 
     data.position = lambda: position(trainer)
     known = newest_whole(folder)
     with explained_failures():
-        trainer.fit(stage, data, ckpt_path=known, weights_only=False)
+        trainer.fit(stage, data, ckpt_path=known, weights_only=True)
     keeper.finish(trainer)
 
 
