@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_bare JOB_FILE ANSWER_FILE
 
-With RANK and WORLD_SIZE in the environment it is one of several processes under DistributedDataParallel, or, with
---apart, one of several that do the same work and never speak to each other.
+With RANK and WORLD_SIZE in the environment it is one of several processes under DistributedDataParallel on a CPU, or,
+with --apart, one of several that do the same work and never speak to each other.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     job = TrainingJob.model_validate_json(options.job.read_text())
     rank, together = int(os.environ.get("RANK", 0)), job.devices > 1 and not options.apart
     if together:
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group("gloo")
     answer = train(job, rank, together)
     if together:
         answer["reduction"] = seconds_of_reduction(answer["gradient_bytes"])
@@ -52,7 +52,7 @@ def train(job: TrainingJob, rank: int, together: bool) -> dict[str, Any]:
     torch.manual_seed(job.seed)
     system = build(job.system, job.config)
     assert isinstance(system, IterativeRefinement)
-    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     system.to(device).train()
     network: nn.Module = DistributedDataParallel(system.network) if together else system.network
     data = CohortData(job, job.trainer, derived_seed(job.seed, 0), rank)
@@ -93,14 +93,12 @@ def loss_of(system: IterativeRefinement, network: nn.Module, batch: dict[str, Te
 
 def seconds_of_reduction(count: int) -> float:
     """What summing that many bytes over the processes takes, when nothing else is done."""
-    gradients = torch.ones(count // 4, device="cuda" if torch.cuda.is_available() else "cpu")
+    gradients = torch.ones(count // 4)
     for number in range(REDUCTIONS + 1):
         if number == 1:
             started = time.perf_counter()
         distributed.all_reduce(gradients)
         gradients.fill_(1)
-    if gradients.is_cuda:
-        torch.cuda.synchronize()
     return (time.perf_counter() - started) / REDUCTIONS
 
 

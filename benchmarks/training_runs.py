@@ -141,9 +141,9 @@ class Bench:
 
 
 def environment(threads: int | None, from_store: bool) -> dict[str, str]:
-    """What the training processes are told; None: as many threads as they take by themselves."""
+    """What the training processes are told: a number of threads keeps them on the CPU."""
     told = {OWN_SYSTEMS: "benchmarks.training_rank,benchmarks.training_gan", "PYTHONPATH": str(ROOT)}
-    told |= {THREADS: str(threads), "OMP_NUM_THREADS": str(threads)} if threads else {}
+    told |= {THREADS: str(threads), "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""} if threads else {}
     return {**told, **({FROM_STORE: "yes"} if from_store else {}), "OMP_WAIT_POLICY": "PASSIVE"}
 
 

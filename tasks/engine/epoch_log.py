@@ -52,6 +52,7 @@ class EpochLog(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Stage) -> None:
         """Append the epoch; validation has run by then."""
+        metrics = trainer.callback_metrics  # on every rank: what is logged is averaged over them as it is read
         if not trainer.is_global_zero:
             return
         training = self.left_batch - self.started
@@ -63,7 +64,7 @@ class EpochLog(Callback):
             "images_per_second": self._rate(trainer, training),
             "waiting": self.waited / training if training else 0.0,
             **learning_rates(trainer),
-            **{name: float(value) for name, value in trainer.callback_metrics.items()},
+            **{name: float(value) for name, value in metrics.items()},
         }
         append_line(self.folder / EPOCHS, json.dumps(line))
 
