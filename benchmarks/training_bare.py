@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-import benchmarks.training_rank  # noqa: F401 its threads, before anything runs
 from models.localization.iterative_refinement import IterativeRefinement, grade_loss, optimiser, schedule
 from models.registry import build
 from tasks.engine.data import CohortData
@@ -52,43 +52,65 @@ def train(job: TrainingJob, rank: int, together: bool) -> dict[str, Any]:
     torch.manual_seed(job.seed)
     system = build(job.system, job.config)
     assert isinstance(system, IterativeRefinement)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    system.to(device).train()
+    system.to("cuda" if torch.cuda.is_available() else "cpu").train()
     network: nn.Module = DistributedDataParallel(system.network) if together else system.network
-    data = CohortData(job, job.trainer, derived_seed(job.seed, 0), rank)
-    place = [0]
-    data.position = lambda: (place[0], 0)
-    loader = data.train_dataloader()
-    chosen = optimiser(system.network, system.config.optimiser)
-    constant = system.config.optimiser.schedule == "constant"
-    rates = None if constant else schedule(chosen, system.config.optimiser, job.trainer.max_epochs * len(loader))
-    steps, first, losses = [], 0.0, []
-    for epoch in range(job.trainer.max_epochs):
-        place[0] = epoch
-        started = time.perf_counter()
-        total = torch.zeros((), device=device)
+    data, epoch = CohortData(job, job.trainer, derived_seed(job.seed, 0), rank), 0
+    data.position = lambda: (epoch, 0)
+    loader, moments = data.train_dataloader(), Moments()
+    update = updating(job, system, network, job.trainer.max_epochs * len(loader))
+    for epoch in range(job.trainer.max_epochs):  # noqa: B007 `data` reads it
+        moments.begin()
+        total = torch.zeros((), device=system.device)
         for batch in loader:
-            chosen.zero_grad()
-            loss = loss_of(system, network, {key: value.to(device, non_blocking=True) for key, value in batch.items()})
-            loss.backward()
-            clip_grad_norm_(network.parameters(), job.trainer.gradient_clip or torch.inf)
-            chosen.step()
-            if rates is not None:
-                rates.step()
-            total += loss.detach()
-            first = first or time.time()
-        losses.append(float(total) / len(loader))
-        steps.append((time.perf_counter() - started) / len(loader))
+            total += update(batch)
+            moments.note_first()
+        float(total)  # waits for a GPU
+        moments.end(len(loader))
     if rank == 0:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()}, job.folder / "bare"
-        )
+        weights = {name: tensor.cpu().contiguous() for name, tensor in system.state_dict().items()}
+        save_file(weights, job.folder / "bare")
     count = sum(weight.numel() * weight.element_size() for weight in network.parameters())
-    return {"steps": steps, "first": first, "losses": losses, "gradient_bytes": count}
+    return {"steps": moments.steps, "first": moments.first, "gradient_bytes": count}
 
 
-def loss_of(system: IterativeRefinement, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    return grade_loss(network(system.to_input(batch["image"]))[:, 0], batch["label"])
+def updating(
+    job: TrainingJob, system: IterativeRefinement, network: nn.Module, steps: int
+) -> Callable[[dict[str, Tensor]], Tensor]:
+    """An optimiser step on a batch; it answers with the loss."""
+    config = system.config.optimiser
+    chosen = optimiser(system.network, config)
+    rates = None if config.schedule == "constant" else schedule(chosen, config, steps)
+    largest = job.trainer.gradient_clip or torch.inf
+
+    def update(batch: dict[str, Tensor]) -> Tensor:
+        image, grade = (batch[key].to(system.device, non_blocking=True) for key in ("image", "label"))
+        chosen.zero_grad()
+        loss = grade_loss(network(system.to_input(image))[:, 0], grade)
+        loss.backward()
+        clip_grad_norm_(network.parameters(), largest)
+        chosen.step()
+        if rates is not None:
+            rates.step()
+        return loss.detach()
+
+    return update
+
+
+class Moments:
+    """`steps`: seconds a step of each epoch; `first`: when the first step was done."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.started = self.first = 0.0
+
+    def begin(self) -> None:
+        self.started = time.perf_counter()
+
+    def note_first(self) -> None:
+        self.first = self.first or time.time()
+
+    def end(self, steps: int) -> None:
+        self.steps.append((time.perf_counter() - self.started) / steps)
 
 
 def seconds_of_reduction(count: int) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training_rank import FROM_STORE, THREADS
+from benchmarks.training_rank import FROM_STORE
 from models.registry import OWN_SYSTEMS, build
 from storage import Cohort, ingest, open_source
 from tasks.engine.epoch_log import PROGRESS, read_epochs
@@ -143,7 +144,8 @@ class Bench:
 def environment(threads: int | None, from_store: bool) -> dict[str, str]:
     """What the training processes are told: a number of threads keeps them on the CPU."""
     told = {OWN_SYSTEMS: "benchmarks.training_rank,benchmarks.training_gan", "PYTHONPATH": str(ROOT)}
-    told |= {THREADS: str(threads), "OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""} if threads else {}
+    if threads:
+        told |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     return {**told, **({FROM_STORE: "yes"} if from_store else {}), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -156,8 +158,6 @@ def first_step(job: TrainingJob, moment: list[float]) -> None:
 
 def free_port() -> int:
     """A port of this machine that nobody listens to."""
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
