@@ -48,8 +48,8 @@ from storage.ingestion import begin
 from storage.sources.photographs.field_of_view import Box
 from storage.sources.photographs.file import decode_photograph, in_channels
 from storage.sources.photographs.regridding import regrid_image
+from tasks.clusters import DASK, SETTINGS
 from tasks.ingestion import ingest_on_cluster
-from tasks.shards import ADDRESS, SETTINGS
 
 ROOT = Path(__file__).parents[1]
 CORES = os.cpu_count() or 1
@@ -173,7 +173,7 @@ def seconds_on_cluster(photographs: Path, cohort: Path, size: int, count: int) -
     with (
         dask.config.set(SETTINGS),
         LocalCluster(n_workers=count, **settings) as cluster,
-        mock.patch.dict(os.environ, {ADDRESS: cluster.scheduler_address}),
+        mock.patch.dict(os.environ, {DASK: cluster.scheduler_address}),
     ):
         ingest_on_cluster(intake, count, lambda done, note: moments.append(time.monotonic()))
     shutil.rmtree(cohort)

@@ -6,11 +6,11 @@ load) and so that `--help` answers at once.
 
 import signal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from flows import cohort_verbs, training_verbs
+from flows import cohort_verbs, operating_verbs, training_verbs
 from flows.console import (
     FAILED,
     WRONG_USE,
@@ -36,6 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 Method = Literal["iterative-refinement", "saliency"]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of a local cluster; default: as many as are worth it.")
+]
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 
@@ -64,6 +67,7 @@ def demo(json_file: Json = None) -> None:
 
 app.add_typer(cohort_verbs.app)
 app.add_typer(training_verbs.app)
+app.add_typer(operating_verbs.app)
 
 
 @app.command()
@@ -76,6 +80,7 @@ def localize(
     split: Split = [],  # noqa: B006
     settings: Set = [],  # noqa: B006
     batch_size: Annotated[int, typer.Option(min=1, help="Images on the device at once.")] = 32,
+    workers: Workers = None,
     json_file: Json = None,
 ) -> None:
     """Write a lesion map for every case that has none from this model and method.
@@ -85,9 +90,10 @@ def localize(
     from flows.localize import localize as flow
 
     chosen = parsed(settings) | ({"inpainter": inpainter} if inpainter else {})
-    answer = flow(cohort, model, method, saliency, split, chosen, batch_size)
+    answer = flow(cohort, model, method, saliency, split, chosen, batch_size, workers=workers)
     show(answer, ("maps", "cases", "new", "mean_iterations", "stopped_by_score", "mean_score_drop", "report"))
     save_json(json_file, answer)
+    fail_for_cases(answer)
 
 
 @app.command()
@@ -98,6 +104,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples of patients.")] = 1000,
     seed: Seed = 0,
+    workers: Workers = None,
     json_file: Json = None,
 ) -> None:
     """Compare maps with truth masks: metrics with 95 % intervals, and the first map set against the others.
@@ -107,9 +114,10 @@ def evaluate(
     from flows.evaluate import evaluate as flow
     from flows.show import show_evaluation
 
-    answer = flow(cohort, maps, listed(lesions), split, resamples, seed)
+    answer = flow(cohort, maps, listed(lesions), split, resamples, seed, workers)
     show_evaluation(console, answer)
     save_json(json_file, answer)
+    fail_for_cases(answer)
 
 
 @app.command()
@@ -123,6 +131,7 @@ def radiomics(
         float | None, typer.Option(help="Where a found lesion begins; default: by validation.")
     ] = None,
     settings: Set = [],  # noqa: B006
+    workers: Workers = None,
     json_file: Json = None,
 ) -> None:
     """Radiomics features of every lesion and of each case's whole lesion mask.
@@ -133,9 +142,10 @@ def radiomics(
 
     if masks == bool(maps):
         fail("say either --maps NAME or --masks", WRONG_USE)
-    answer = flow(cohort, str(out), maps, split, threshold, parsed(settings))
+    answer = flow(cohort, str(out), maps, split, threshold, parsed(settings), workers)
     show(answer, ("file", "rows", "cases", "features", "rows_with_gaps", "threshold", "threshold_rule", "report"))
     save_json(json_file, answer)
+    fail_for_cases(answer)
 
 
 @app.command()
@@ -147,6 +157,16 @@ def systems(system: Annotated[str | None, typer.Argument(help="Show one, with it
     from flows.show import show_system, show_systems
 
     show_system(console, system) if system else show_systems(console)
+
+
+def fail_for_cases(answer: dict[str, Any]) -> None:
+    """Exit 1 with one line where some cases could not be done."""
+    if failed := answer.get("failed"):
+        cases = [case for one in failed for case in one["cases"]]
+        first = f"{cases[0]}: {failed[0]['reason']}"
+        fail(
+            f"{len(cases)} of the cases failed ({first}); the others are done, and the same command tries again", FAILED
+        )
 
 
 def main() -> None:
@@ -169,9 +189,9 @@ def exit_status(error: Exception) -> int | None:
     """The exit status of an error meant for a person; none for a bug, which shows its traceback."""
     from models.errors import ModelError
     from storage.errors import CohortError, SourceError
-    from tasks.errors import TrainingError
+    from tasks.errors import PromotionError, TrainingError
 
-    if isinstance(error, ModelError | CohortError | SourceError):
+    if isinstance(error, ModelError | CohortError | SourceError | PromotionError):
         return WRONG_USE
     return FAILED if isinstance(error, TrainingError) else None
 

@@ -26,7 +26,7 @@ app = typer.Typer()
 FILES, GRID, PERSONS = "Files and labels", "Grid", "Persons and speed"
 Plane = Literal["axial", "coronal", "sagittal"]
 Interpolator = Literal["linear", "nearest", "cubic"]
-Format = Literal["nifti", "ome-zarr", "dicom-seg", "png", "zarr"]
+Format = Literal["nifti", "ome-zarr", "dicom-seg", "png", "zarr", "html"]
 
 
 @app.command()
@@ -227,9 +227,11 @@ def export(
     dicom: Annotated[Path | None, typer.Option(help="DICOM SEG: the folder of the original series.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Write images, masks and maps for other tools.
+    """Write images, masks and maps for other tools, or pages to look at without one (`html`).
 
     Example: `lesionflow export cohort out --format nifti --maps S --grid source`
+
+    Example: `lesionflow export cohort pages --format html --maps S --split test`
     """
     from flows.export import export as flow
 
@@ -237,7 +239,7 @@ def export(
         fail("--format dicom-seg needs the original series: --dicom FOLDER", WRONG_USE)
     series = str(dicom) if dicom else None
     answer = flow(cohort, str(out), format, maps, split, grid, series, lesions=listed(lesions))
-    show(answer, ("out", "format", "cases", "written", "unchanged", "skipped", "files", "manifest"))
+    show(answer, ("out", "format", "cases", "written", "unchanged", "skipped", "files", "manifest", "page"))
     save_json(json_file, answer)
     if answer.get("failed"):
         fail(f"{len(answer['failed'])} cases not exported; the first: {answer['failed'][0]}", FAILED)

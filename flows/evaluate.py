@@ -15,6 +15,7 @@ def evaluate(
     split: str = "test",
     resamples: int = 1000,
     seed: int = 0,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Every metric with its interval for each of `maps`, and the difference of the first from each other one."""
-    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed)
+    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed, workers)

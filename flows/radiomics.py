@@ -15,6 +15,7 @@ def radiomics(
     splits: list[str] | None = None,
     threshold: float | None = None,
     settings: dict[str, Any] | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Measure the cohort's own masks, or, where `maps` is named, the lesions found in those maps."""
-    return extract_features(cohort, maps, out, splits or [], threshold, settings or {})
+    return extract_features(cohort, maps, out, splits or [], threshold, settings or {}, workers)

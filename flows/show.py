@@ -113,3 +113,35 @@ def _line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_line(part)}" for key, part in value.items()) or "none"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def show_decisions(console: Console, answer: dict[str, Any]) -> None:
+    """Who leads, the frozen cases, and every decision, newest first."""
+    led = [f"{role} {answer[role] or 'none'}" for role in ("champion", "challenger", "previous")]
+    console.print(f"{answer['name']}: {', '.join(led)}", soft_wrap=True, highlight=False)
+    if frozen := answer["frozen"]:
+        counted = ("cases", "patients", "labelled", "annotated")
+        facts = ", ".join(f"{key} {frozen[key]}" for key in (*counted, "target", "cohort", "snapshot"))
+        console.print(f"frozen: {facts}", soft_wrap=True, highlight=False)
+    if answer["decisions"]:
+        console.print(decision_table(answer["decisions"]))
+
+
+def decision_table(decisions: list[dict[str, Any]]) -> Table:
+    """A row a decision; * marks one that is not applied yet."""
+    table = Table("when", "version", "against", "decision", "gain", "cases", "by", "reason")
+    for made in decisions:
+        gain = (
+            with_interval({"gain": made["gain"], "gain_interval": made["interval"]}, "gain") if made["metric"] else "–"
+        )
+        table.add_row(
+            made["when"][:16].replace("T", " "),
+            str(made["challenger"]),
+            str(made["champion"] or "–"),
+            made["decision"] + ("" if made["applied"] else " *"),
+            f"{made['metric']} {gain}" if gain != "–" else gain,
+            str(made["cases"] or "–"),
+            made["by"],
+            made["reason"],
+        )
+    return table

@@ -106,6 +106,30 @@ def begin(
     return Intake(source, str(cohort_path), fractions, origin, cohort.snapshot, files, batch)
 
 
+def brings_news(intake: Intake) -> bool:
+    """Whether the source holds anything that the cohort does not: a file, or other labels or masks of a known one.
+
+    Nothing is decoded. A file that was set aside counts, since each ingestion tries it again; a second copy does not.
+    """
+    if not intake.base:
+        return True
+    known = _known(intake.path, intake.base)
+    files = known.table["file"].tolist()
+    labels = {name: known.table[name].to_numpy(np.float64) for name in intake.source.labels}
+    for key in intake.source.listing():
+        is_unchanged = known.is_unchanged(key)
+        row = known.row_of_file[key.file] if is_unchanged else known.row_of_digest.get(intake.source.sha256(key))
+        if row is None or key.problem:
+            return True
+        if files[row] != key.file and files[row] in intake.files:
+            continue
+        given = [float(value) for value in key.labels.values()]
+        is_corrected = not np.array_equal(given, [labels[name][row] for name in key.labels], equal_nan=True)
+        if is_corrected or (key.stamp and not is_unchanged):
+            return True
+    return False
+
+
 def ingest(
     source: Source,
     cohort_path: str | Path,

@@ -7,3 +7,7 @@ class TrainingError(Exception):
 
 class TrainingStoppedError(TrainingError):
     """A training was told to stop, and did so after a checkpoint."""
+
+
+class PromotionError(Exception):
+    """A promotion was asked for that cannot be: no such version, or the frozen cases are no longer there as they were."""

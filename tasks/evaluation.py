@@ -17,18 +17,14 @@ from models.metrics import (
 )
 from storage.cohort import Cohort
 from storage.errors import CohortError
+from tasks.evidence import Evidence, evidence_of
+from tasks.failures import Failed, failed_cases, note_failures
 from tasks.figures import classification_figure, pr_and_froc
-from tasks.maps import (
-    Evidence,
-    annotated_cases,
-    find_maps,
-    gather_evidence,
-    maps_digest,
-    short_names,
-    validation_thresholds,
-)
+from tasks.kept import Kept, kept_answers
+from tasks.maps import annotated_cases, find_maps, maps_digest, short_names, validation_evidence
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
+from tasks.shards import raise_error
 from tasks.tracking.runs import TrackedRun, tracked_run
 
 SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", "dice")
@@ -36,7 +32,7 @@ SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", 
 
 @task(name="evaluate-maps")
 def evaluate_maps(
-    cohort: str, maps: list[str], lesions: list[str], split: str, resamples: int, seed: int
+    cohort: str, maps: list[str], lesions: list[str], split: str, resamples: int, seed: int, workers: int | None = None
 ) -> dict[str, Any]:
     """Metrics of each map set on `split`, the difference of the first from each other one, and the grading metrics."""
     opened = Cohort.open(cohort)
@@ -54,40 +50,57 @@ def evaluate_maps(
     )
     if known := finished("evaluate", key):
         return {**known, "reused": True}
-    tested = gather(opened, names, lesions, split)
+    keep = kept_answers("evaluate", key)
+    tested = gather(opened, names, lesions, split, workers, keep)
     with tracked_run("evaluate", settings) as run:
         answer = {**settings, "snapshot": opened.snapshot, **measured(opened, tested, names, settings)}
+        note_failures(run, tested.failed)
         page = publish_evaluation(run, opened, tested, answer)
-    return remember("evaluate", key, {**answer, "run_id": run.run_id, "report": str(page)}, [page])
+    answer |= {"run_id": run.run_id, "report": str(page)}
+    if tested.failed:
+        return answer
+    keep.clear()
+    return remember("evaluate", key, answer, [page])
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evidence of several map sets on the same cases."""
+    """The evidence of several map sets on the same cases; their thresholds by validation where `split` is not it."""
 
     cases: list[int]
     patients: list[str]
     evidence: Evidence
+    thresholds: dict[str, float]
+    failed: Failed
 
 
-def gather(cohort: Cohort, names: dict[str, str], lesions: list[str], split: str) -> Evaluated:
+def gather(
+    cohort: Cohort, names: dict[str, str], lesions: list[str], split: str, workers: int | None, keep: Kept
+) -> Evaluated:
     """Evidence on the annotated cases of `split` that every map set has.
 
     Raises:
-        CohortError: there is no such case.
+        CohortError: there is no such case, or no such lesion class.
+        Exception: not one case could be done, for what its error says.
     """
     cases = annotated_cases(cohort, list(names.values()), split)
     if not cases:
         raise CohortError(f"{cohort.path} has no case in split {split!r} with both masks and all of {', '.join(names)}")
-    evidence = gather_evidence(cohort, names, cases, lesions)
-    return Evaluated(cases, cohort.table.loc[cases, "patient_id"].tolist(), evidence)
+    known, evidence, lost = evidence_of(cohort, names, cases, lesions, workers=workers, keep=keep)
+    if not known:
+        raise_error(lost[0])
+    thresholds: dict[str, float] = {}
+    if split == "test":
+        thresholds, lost_there = validation_evidence(cohort, names, lesions, workers, keep)
+        lost += lost_there
+    patients = cohort.table.loc[known, "patient_id"].tolist()
+    return Evaluated(known, patients, evidence, thresholds, failed_cases(cohort, lost))
 
 
 def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Metrics, paired differences, thresholds and the classifier's own figures."""
-    split = settings["split"]
     drawn: dict[str, Any] = {"resamples": settings["resamples"], "seed": settings["seed"]}
-    thresholds = validation_thresholds(cohort, names, settings["lesions"]) if split == "test" else {}
+    thresholds = tested.thresholds
     methods = {
         name: localization_metrics(evidence, tested.patients, threshold=thresholds.get(name), **drawn)
         for name, evidence in tested.evidence.items()
@@ -109,7 +122,8 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
         "methods": methods,
         "differences": differences,
         "dice_threshold": thresholds,
-        "classifier": grading(cohort, names, split, **drawn),
+        "classifier": grading(cohort, names, settings["split"], **drawn),
+        "failed": tested.failed,
     }
 
 
@@ -156,7 +170,7 @@ def publish_evaluation(run: TrackedRun, cohort: Cohort, tested: Evaluated, answe
     run.tag(snapshot=answer["snapshot"])
     pr = {name: pr_curve(evidence) for name, evidence in tested.evidence.items()}
     froc = {name: froc_curve(evidence) for name, evidence in tested.evidence.items()}
-    prevalence = float(np.mean([cohort.mask(case).mean() for case in tested.cases]))
+    prevalence = lesion_share(tested)
     sections = [
         Section(
             f"Localisation on {answer['cases']} {answer['split']} cases of {answer['patients']} patients",
@@ -170,6 +184,12 @@ def publish_evaluation(run: TrackedRun, cohort: Cohort, tested: Evaluated, answe
     if answer["classifier"]:
         sections += grading_sections(cohort, tested, answer)
     return publish_report("evaluate", run, f"Evaluation of {cohort.path}", sections)
+
+
+def lesion_share(tested: Evaluated) -> float:
+    """The mean share of lesion pixels in a case, which is the precision of chance."""
+    pixels = [(case.positives.total, case.negatives.total) for case in next(iter(tested.evidence.values()))]
+    return float(np.mean([lesion / (lesion + other) for lesion, other in pixels]))
 
 
 def grading_sections(cohort: Cohort, tested: Evaluated, answer: dict[str, Any]) -> list[Section]:

@@ -31,13 +31,14 @@ from storage.export.delivery import (
     write_manifest,
 )
 from storage.export.dicom_series import find_series
+from tasks.browser.site import export_site
 from tasks.maps import find_maps, selected_cases
 from tasks.progress import progress
 from tasks.reuse import fingerprint
 from tasks.shards import map_shards, shards
 from tasks.workspace import identity_key
 
-Format = Literal["nifti", "ome-zarr", "dicom-seg", "png", "zarr"]
+Format = Literal["nifti", "ome-zarr", "dicom-seg", "png", "zarr", "html"]
 Writer = Callable[[Cohort, int, Path, Content], list[Path]]
 WRITERS: dict[str, tuple[Writer, str]] = {
     "nifti": (write_nifti, ""),
@@ -74,10 +75,16 @@ def export_cohort(
 ) -> dict[str, Any]:
     """Write what `out` does not have yet; counts. CohortError for a request that the format cannot meet."""
     check_request(format, maps, grid, dicom, out)
+    if format == "html" and lesions:
+        raise CohortError("--lesions is not for html: its pages have a switch for each lesion class")
     opened = Cohort.open(cohort)
     cases = selected_cases(opened, splits)
+    answer = {"cohort": cohort, "out": out, "format": format, "cases": len(cases)}
+    if format == "html":
+        names = list(dict.fromkeys(find_maps(opened, name) for name in maps))
+        return answer | {"maps": names} | export_site(opened, Path(out), cases, names)
     content = content_of(opened, maps, lesions, grid)
-    answer = {"cohort": cohort, "out": out, "format": format, "cases": len(cases), "maps": list(content.maps.values())}
+    answer |= {"maps": list(content.maps.values())}
     if format == "zarr":
         return answer | export_store(opened, Path(out), cases, content)
     if dicom:

@@ -13,13 +13,23 @@ from prefect.artifacts import create_table_artifact
 
 from storage.case import Rejected
 from storage.cohort import Cohort
-from storage.ingestion import IngestReport, Intake, begin, concluded, ingest_in_threads, read_shard, record_shard
+from storage.ingestion import (
+    IngestReport,
+    Intake,
+    begin,
+    brings_news,
+    concluded,
+    ingest_in_threads,
+    read_shard,
+    record_shard,
+)
 from storage.sources import Source, open_source
 from storage.splits import Fractions
+from tasks.clusters import names_cluster
 from tasks.figures import contact_sheet
 from tasks.progress import Advance, progress
 from tasks.reporting import Section, publish_report
-from tasks.shards import ADDRESS, chain_shards
+from tasks.shards import chain_shards
 from tasks.tracking.runs import tracked_run
 from tasks.workspace import current_workspace, identity_key
 
@@ -58,6 +68,21 @@ def ingest_source(
     return {**counts, "snapshot": report.snapshot, "cohort": cohort, "run_id": run.run_id, "report": str(page)}
 
 
+@task(name="look-for-news", task_run_name="{address}")
+def look_for_news(address: str, cohort: str, options: dict[str, Any]) -> bool:
+    """Whether the source at `address` has anything that `cohort` has not; a cohort that is not there has nothing."""
+    opened, origin = opened_source(address, options)
+    return brings_news(begin(opened, cohort, None, origin))
+
+
+def known_options(address: str, cohort: str) -> dict[str, Any]:
+    """The options with which `cohort` was last filled from `address`; none where it never was."""
+    origins = Cohort.open(cohort).origins if Cohort.exists(cohort) else []
+    where = address if address.startswith("sim:") else str(Path(address).resolve())
+    matching = [dict(origin["options"]) for origin in origins if origin.get("address") == where]
+    return matching[-1] if matching else {}
+
+
 def tell_where(source: Source, broken: list[Rejected]) -> None:
     """Where a DICOM series lies that was set aside: on the terminal alone, for a path may name a patient."""
     if source.name == "dicom":
@@ -87,7 +112,7 @@ def ingest_with_progress(intake: Intake, workers: int) -> IngestReport:
             advance(now - done, "")
             done = now
 
-        if os.environ.get(ADDRESS) or (workers > 1 and len(intake.shards()) >= WORTH_A_CLUSTER):
+        if names_cluster() or (workers > 1 and len(intake.shards()) >= WORTH_A_CLUSTER):
             return ingest_on_cluster(intake, workers, advance)
         return ingest_in_threads(intake, workers, moved)
 

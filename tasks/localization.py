@@ -1,34 +1,62 @@
-"""Localisation: one raw saliency map a case, by a trained model and a method, written to the cohort shard by shard."""
+"""Localisation: one raw saliency map a case, by a trained model and a method, written to the cohort shard by shard.
 
+In this process images stream through the model across shards; a shard that fails there, and all shards on a Dask
+cluster, go through `tasks.shards`: tried again, then case by case, so that the guilty cases alone are left out.
+"""
+
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from prefect import task
 
-from models.config import validated
+from models.config import Config, validated
 from models.errors import ModelError
-from models.localization.refinement import Refinement, RefinementConfig, refine
+from models.localization.refinement import RefinementConfig, refine
+from models.registry import registered
 from models.saliency import SALIENCY, Sign, default_sign
 from models.saliency.streaming import saliency_maps
 from models.system import System
 from storage.cohort import Cohort
+from tasks.clusters import shared_path
+from tasks.failures import Failed, failed_cases, failures, note_failures
 from tasks.figures import refinement_gallery
+from tasks.map_making import (
+    MapJob,
+    PlainMap,
+    answers,
+    best_device,
+    cases_of,
+    loaded,
+    localize_shard,
+    write_shard,
+)
 from tasks.maps import selected_cases
-from tasks.model_files import describe_model, load_model
-from tasks.progress import progress
+from tasks.model_files import describe_model
+from tasks.progress import Advance, progress
 from tasks.reporting import Section, publish_report
 from tasks.reuse import code_digest, fingerprint, finished, remember
-from tasks.shards import shards
+from tasks.shards import (
+    HOPELESS,
+    Outcome,
+    WholeJobError,
+    cases_in_shard,
+    raise_error,
+    shard_outcomes,
+    shards,
+    wanted_cluster,
+)
 from tasks.tracking.runs import TrackedRun, tracked_run
 
 REFINED, INITIAL = "S", "s_0"
 SHARD = 64
+WORTH_A_CLUSTER = 16  # shards: a cluster starts and loads the model as fast as this process does some of them
 Method = Literal["iterative-refinement", "saliency"]
-PlainMap = tuple[int, float, np.ndarray]
 
 
 def map_name(model: dict[str, Any], name: str) -> str:
@@ -38,66 +66,145 @@ def map_name(model: dict[str, Any], name: str) -> str:
 
 @task(name="localize-refined", task_run_name="{cohort}")
 def localize_refined(
-    cohort: str, model: str, splits: list[str], settings: dict[str, Any], batch_size: int
+    cohort: str,
+    model: str,
+    splits: list[str],
+    settings: dict[str, Any],
+    batch_size: int,
+    cases: list[str] | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Refine every chosen case that has no map from this model and these settings; S and s_0 are kept."""
     opened, about = Cohort.open(cohort), describe_model(Path(model))
-    system = load_model(Path(model), about).to(best_device())
-    config = refinement_config(system, settings)
-    names = [map_name(about, REFINED), map_name(about, INITIAL)]
+    config = loop_settings(about, settings)
     attributes = _attributes(about, {"method": "iterative-refinement", **config.model_dump(mode="json")})
-    cases = selected_cases(opened, splits)
-    todo = prepare(opened, names, attributes, cases)
-    key = fingerprint("localize", cohort=opened.content_digest(), names=names, cases=cases, **attributes)
+    names = (map_name(about, REFINED), map_name(about, INITIAL))
+    job = map_job(opened, model, about, names, attributes, config.saliency, config.map_sign, config, batch_size)
+    chosen = selected_cases(opened, splits, cases)
+    todo = prepare(opened, list(names), attributes, chosen)
+    key = fingerprint("localize", cohort=opened.content_digest(), names=list(names), cases=chosen, **attributes)
     if not todo and (known := finished("localize", key)):
         return {**known, "new": 0, "reused": True}
     with tracked_run("localize", {**attributes, "cohort": cohort, "splits": splits}) as run:
-        images = ((case, opened.image(case)) for case in todo)
-        found = refine(
-            system,
-            system.to_input,
-            images,
-            config,
-            target=system.target,
-            batch_size=batch_size,
-            device=best_device(),
-            threads=torch.get_num_threads(),
-        )
-        with progress("localize", len(todo)) as advance:
-            for shard in shards(found, SHARD):
-                write_refined(opened, names, shard, config, attributes)
-                advance(len(shard), "")
-        summary = refinement_summary(opened, names[0], cases)
-        page = publish_refinement(run, opened, names, cases, summary, config)
-    answer = {"maps": names, "cases": len(cases), "new": len(todo), **summary}
-    return remember("localize", key, {**answer, "run_id": run.run_id, "report": str(page)}, [page])
+        failed = make_maps(job, todo, workers, len(todo) < len(chosen))
+        opened = Cohort.open(cohort)
+        note_failures(run, failed)
+        made = sorted(set(chosen) & set(map(int, opened.maps(names[0]).indices)))
+        summary = refinement_summary(opened, names[0], made)
+        page = publish_refinement(run, opened, list(names), made, summary, config)
+    counts = {"cases": len(chosen), "new": len(todo) - sum(len(one["cases"]) for one in failed), "failed": failed}
+    answer = {"maps": list(names), **counts, **summary, "run_id": run.run_id, "report": str(page)}
+    return answer if failed else remember("localize", key, answer, [page])
 
 
 @task(name="localize-saliency", task_run_name="{saliency}")
 def localize_saliency(
-    cohort: str, model: str, splits: list[str], saliency: str, settings: dict[str, Any], batch_size: int
+    cohort: str,
+    model: str,
+    splits: list[str],
+    saliency: str,
+    settings: dict[str, Any],
+    batch_size: int,
+    cases: list[str] | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """One map of a plain saliency method for every chosen case that has none yet."""
     if saliency not in SALIENCY:
         raise ModelError(f"no saliency method {saliency!r}; there are: {', '.join(sorted(SALIENCY))}")
     opened, about = Cohort.open(cohort), describe_model(Path(model))
-    system = load_model(Path(model), about).to(best_device())
-    sign = refinement_config(system, settings).sign or default_sign(saliency)
+    sign = loop_settings(about, settings).sign or default_sign(saliency)
     name = map_name(about, saliency)
     attributes = _attributes(about, {"method": "saliency", "saliency": saliency, "sign": sign})
-    cases = selected_cases(opened, splits)
-    todo = prepare(opened, [name], attributes, cases)
+    job = map_job(opened, model, about, (name,), attributes, saliency, sign, None, batch_size)
+    chosen = selected_cases(opened, splits, cases)
+    todo = prepare(opened, [name], attributes, chosen)
     if not todo:
-        return {"maps": [name], "cases": len(cases), "new": 0, "reused": True}
+        return {"maps": [name], "cases": len(chosen), "new": 0, "failed": [], "reused": True}
     with tracked_run("localize", {**attributes, "cohort": cohort, "splits": splits}) as run:
-        found = plain_maps(system, opened, todo, saliency, sign, batch_size)
-        with progress(f"localize {saliency}", len(todo)) as advance:
-            for shard in shards(found, SHARD):
-                write_plain(opened, name, shard, attributes)
+        failed = make_maps(job, todo, workers, len(todo) < len(chosen))
+        note_failures(run, failed)
+        new = len(todo) - sum(len(one["cases"]) for one in failed)
+        run.log_metrics({"cases": len(chosen), "new": new})
+        run.tag(snapshot=Cohort.open(cohort).snapshot, model_version=about["version"])
+    return {"maps": [name], "cases": len(chosen), "new": new, "failed": failed, "run_id": run.run_id}
+
+
+def map_job(
+    cohort: Cohort,
+    model: str,
+    about: dict[str, Any],
+    names: tuple[str, ...],
+    attributes: dict[str, Any],
+    saliency: str,
+    sign: Sign,
+    loop: RefinementConfig | None,
+    batch_size: int,
+) -> MapJob:
+    """The job, with paths that a worker in another folder can use."""
+    where = (shared_path(cohort.path), cohort.snapshot, shared_path(model), about["version"])
+    return MapJob(*where, names, attributes, saliency, sign, loop, batch_size)
+
+
+def make_maps(job: MapJob, todo: list[int], workers: int | None, hopeful: bool) -> Failed:
+    """Write the maps of `todo`; what could not be done, as {"cases": [ids], "reason": …}.
+
+    `hopeful`: there are maps of the set already. Otherwise the reason is raised where not one case could be done.
+    """
+    cohort = Cohort.open(job.cohort, job.snapshot)
+    size = cases_in_shard(int(np.prod(cohort.shape(todo[0]))) if todo else 1, SHARD)
+    parts = list(shards(todo, size))
+    with progress("localize" if job.loop else f"localize {job.saliency}", len(todo)) as advance:
+        if goes_to_cluster(len(parts), workers):
+            function, patience = partial(localize_shard, replace(job, threads=1)), None if hopeful else HOPELESS
+            outcomes = shard_outcomes(function, parts, workers=workers, apart=True, worth=1, patience=patience)
+            lost = failures(outcomes, advance)
+        else:
+            lost = list(streamed(job, cohort, todo, size, advance, hopeful))
+    if lost and not hopeful and sum(len(outcome.part) for outcome in lost) == len(todo):
+        raise_error(lost[0])
+    return failed_cases(cohort, lost)
+
+
+def goes_to_cluster(parts: int, workers: int | None) -> bool:
+    """Where several processes were asked for, or are sure to be faster than the threads of this one."""
+    alone = best_device() != "cpu" or (os.cpu_count() or 1) == 1
+    return parts > 0 and wanted_cluster(parts, 1 if alone and workers is None else workers, WORTH_A_CLUSTER)
+
+
+def streamed(
+    job: MapJob, cohort: Cohort, todo: list[int], size: int, advance: Advance, hopeful: bool
+) -> Iterator[Outcome]:
+    """Make and write the maps in this process, `size` cases a transaction; what failed for good.
+
+    One stream keeps the device full across shards. Where it breaks, the cases that were in it are done as shards.
+    What is not a case's doing (the disk, the memory, a lost connection) is raised.
+    """
+    system, left = loaded(job.model, job.version), todo
+    while left:
+        begun: list[int] = []
+        done: set[int] = set()
+        try:
+            for shard in shards(answers(job, system, _noting(cohort, left, begun), refine), size):
+                write_shard(job, cohort, shard)
+                done.update(cases_of(shard))
                 advance(len(shard), "")
-        run.log_metrics({"cases": len(cases), "new": len(todo)})
-        run.tag(snapshot=opened.snapshot, model_version=about["version"])
-    return {"maps": [name], "cases": len(cases), "new": len(todo), "run_id": run.run_id}
+        except (OSError, MemoryError, WholeJobError):
+            raise
+        except Exception:
+            suspects = list(shards([case for case in begun if case not in done], size))
+            hopeful = hopeful or bool(done)
+            patience = None if hopeful else HOPELESS
+            outcomes = shard_outcomes(partial(localize_shard, job), suspects, workers=1, apart=True, patience=patience)
+            yield from failures(outcomes, advance)
+        left = left[len(begun) :]
+    loaded.cache_clear()
+
+
+def _noting(cohort: Cohort, cases: Sequence[int], begun: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each case and its image; `begun` gets the case first."""
+    for case in cases:
+        begun.append(case)
+        yield case, cohort.image(case)
 
 
 def plain_maps(
@@ -120,7 +227,17 @@ def plain_maps(
 
 def refinement_config(system: System, settings: dict[str, Any]) -> RefinementConfig:
     """The system's own refinement settings with the user's on top."""
-    own = getattr(system.config, "refinement", RefinementConfig())
+    return _on_top(system.config, settings)
+
+
+def loop_settings(about: dict[str, Any], settings: dict[str, Any]) -> RefinementConfig:
+    """The same from a model's description, without its network."""
+    kind = registered(about["system"]).config
+    return _on_top(validated(kind, about["config"], where=about["system"]), settings)
+
+
+def _on_top(config: Config, settings: dict[str, Any]) -> RefinementConfig:
+    own = getattr(config, "refinement", RefinementConfig())
     return validated(RefinementConfig, {**own.model_dump(), **settings}, where="--set")
 
 
@@ -133,36 +250,6 @@ def prepare(cohort: Cohort, names: list[str], attributes: dict[str, Any], cases:
         have = set(map(int, cohort.maps(name).indices)) if name in cohort.map_names() else set()
         done = have if done is None else done & have
     return [case for case in cases if case not in (done or set())]
-
-
-def write_refined(
-    cohort: Cohort, names: list[str], shard: list[Refinement], config: RefinementConfig, attributes: dict[str, Any]
-) -> None:
-    """One shard of refinements: S with its trajectory and inpainted image, and s_0."""
-    cases = [result.case for result in shard]
-    scores = np.full((len(shard), config.max_iterations + 1), np.nan, np.float32)
-    for row, result in zip(scores, shard, strict=True):
-        row[: len(result.scores)] = result.scores
-    table = pd.DataFrame(
-        {
-            "score": scores[:, 0],
-            "final_score": [float(result.scores[-1]) for result in shard],
-            "iterations": [result.iterations for result in shard],
-            "stop_reason": [result.stop_reason for result in shard],
-        }
-    )
-    arrays = {"scores": scores, "inpainted": np.stack([result.inpainted for result in shard])}
-    initial = np.stack([result.initial_saliency for result in shard])
-    refined = np.stack([result.saliency for result in shard])
-    cohort.write_maps(names[1], cases, initial, table[["score"]], attrs=attributes)
-    cohort.write_maps(names[0], cases, refined, table, arrays, attrs=attributes)
-
-
-def write_plain(cohort: Cohort, name: str, shard: list[PlainMap], attributes: dict[str, Any], **noted: Any) -> None:
-    """One shard of a plain saliency method; `noted` are further columns of its table, one value for all its cases."""
-    cases, scores, maps = zip(*shard, strict=True)
-    table = pd.DataFrame({"score": scores, **noted})
-    cohort.write_maps(name, list(cases), maps, table, attrs=attributes)
 
 
 def refinement_summary(cohort: Cohort, name: str, cases: list[int]) -> dict[str, float]:
@@ -201,11 +288,6 @@ def publish_refinement(
         ),
     ]
     return publish_report("localize", run, f"Lesions of {cohort.path}", sections)
-
-
-def best_device() -> str:
-    """The accelerator where there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _attributes(about: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """Map sets of a cohort: found by name, the cases they cover, their evidence against the truth, their thresholds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from models.metrics import CaseEvidence, EvidenceConfig, best_dice_threshold, case_evidence
+from models.metrics import best_dice_threshold
 from storage.cohort import Cohort
 from storage.errors import CohortError
-from tasks.progress import progress
+from storage.maps import Maps
+from tasks.evidence import Evidence, evidence_of
+from tasks.kept import Kept
 from tasks.reuse import fingerprint
+from tasks.shards import Outcome, raise_error
 
 FALLBACK_QUANTILE = 0.99
-FROC_SMOOTHING = 128  # pixels of image side a pixel of sigma
-Evidence = dict[str, list[CaseEvidence]]
+SAMPLED_CASES, SAMPLED_PIXELS = 512, 4096
 
 
 def find_maps(cohort: Cohort, wanted: str) -> str:
@@ -42,13 +44,23 @@ def maps_digest(cohort: Cohort, names: list[str]) -> str:
     return fingerprint("maps", sets=[(maps.name, maps.attrs, maps.table.to_json()) for maps in opened])
 
 
-def selected_cases(cohort: Cohort, splits: Iterable[str]) -> list[int]:
-    """Positions of the cases of the named splits (none named: all)."""
+def selected_cases(cohort: Cohort, splits: Iterable[str], ids: Sequence[str] | None = None) -> list[int]:
+    """Positions of the cases of the named splits (none named: all), of those only the ones of `ids` (None: all).
+
+    Raises:
+        CohortError: there is none, or an id is unknown.
+    """
     wanted = list(splits)
     table = cohort.table
     chosen = table[table["split"].isin(wanted)] if wanted else table
+    if ids is not None:
+        if unknown := sorted(set(ids) - set(table["case_id"])):
+            raise CohortError(f"{cohort.path} has no case {unknown[0]!r} ({len(unknown)} of {len(ids)} are unknown)")
+        chosen = chosen[chosen["case_id"].isin(ids)]
     if chosen.empty:
-        raise CohortError(f"{cohort.path} has no case in split {', '.join(wanted)}; it has: {_split_counts(table)}")
+        named = "no case" if ids is None else "none of these cases"
+        where = f" in split {', '.join(wanted)}" if wanted else ""
+        raise CohortError(f"{cohort.path} has {named}{where}; it has: {_split_counts(table)}")
     return chosen.index.tolist()
 
 
@@ -63,37 +75,47 @@ def annotated_cases(cohort: Cohort, names: list[str], split: str) -> list[int]:
 def gather_evidence(cohort: Cohort, names: dict[str, str], cases: list[int], lesions: list[str]) -> Evidence:
     """Each map set's evidence, case by case, against the union of `lesions` (none named: all).
 
-    FROC's smoothing grows with the image, so that it removes speckle of the same relative size: 1 pixel at 128.
+    Raises:
+        Exception: a case that cannot be read or measured, whatever it raises.
     """
-    config = EvidenceConfig(froc_sigma=cohort.size / FROC_SMOOTHING)
-    opened = {short: cohort.maps(name) for short, name in names.items()}
-    evidence: Evidence = {short: [] for short in names}
-    with progress("compare with truth", len(cases)) as advance:
-        for case in cases:
-            truth = cohort.mask(case, lesions or None)
-            for short, maps in opened.items():
-                evidence[short].append(case_evidence(maps.saliency(case), truth, config))
-            advance(1, "")
+    _, evidence, lost = evidence_of(cohort, names, cases, lesions)
+    if lost:
+        raise_error(lost[0])
     return evidence
 
 
-def validation_thresholds(cohort: Cohort, names: dict[str, str], lesions: list[str]) -> dict[str, float]:
-    """Each set's threshold of best Dice on the validation cases; nothing where no such case has masks and maps."""
+def validation_evidence(
+    cohort: Cohort, names: dict[str, str], lesions: Sequence[str], workers: int | None = None, keep: Kept | None = None
+) -> tuple[dict[str, float], list[Outcome]]:
+    """Each set's threshold of best Dice on the validation cases, and the cases that failed.
+
+    There are none where no such case has masks and maps.
+    """
     cases = annotated_cases(cohort, list(names.values()), "validation")
     if not cases:
-        return {}
-    evidence = gather_evidence(cohort, names, cases, lesions)
-    return {short: float(best_dice_threshold(found)) for short, found in evidence.items()}
+        return {}, []
+    known, evidence, lost = evidence_of(cohort, names, cases, lesions, workers=workers, keep=keep)
+    if not known:
+        raise_error(lost[0])
+    return {short: float(best_dice_threshold(found)) for short, found in evidence.items()}, lost
 
 
-def detection_threshold(cohort: Cohort, name: str) -> tuple[float, str]:
+def detection_threshold(cohort: Cohort, name: str, workers: int | None = None) -> tuple[float, str]:
     """Where a found lesion begins, and by which rule: never chosen on test cases."""
-    chosen = validation_thresholds(cohort, {name: name}, [])
+    chosen, _ = validation_evidence(cohort, {name: name}, [], workers)
     if chosen:
         return chosen[name], "best Dice on the validation cases"
-    maps = cohort.maps(name)
-    sample = np.concatenate([maps.saliency(int(case)).ravel()[::7] for case in maps.indices])
+    sample = sampled_values(cohort.maps(name))
     return float(np.quantile(sample, FALLBACK_QUANTILE)), "99 % quantile of the maps (no validation masks)"
+
+
+def sampled_values(maps: Maps) -> np.ndarray:
+    """At most SAMPLED_PIXELS values, evenly spaced, of each of at most SAMPLED_CASES maps spread over the set."""
+    cases = np.sort(maps.indices)
+    chosen = cases[np.unique(np.linspace(0, len(cases) - 1, SAMPLED_CASES).round().astype(int))]
+    values = (maps.saliency(int(case)).ravel() for case in chosen)
+    # an odd step does not run down the columns of an image of even width
+    return np.concatenate([of_case[:: len(of_case) // SAMPLED_PIXELS | 1] for of_case in values])
 
 
 def _split_counts(table: pd.DataFrame) -> str:

@@ -1,5 +1,7 @@
 """Progress on anything over two seconds: a bar with remaining time on a terminal, a line now and then elsewhere.
 
+What takes longer shows in Prefect as well (`tasks.progress_artifact`).
+
 All bars of a process share one display, a row each: rich draws only one at a time, and trainings run side by side.
 """
 
@@ -14,6 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from tasks.progress_artifact import progress_artifact
+
 QUIET_SECONDS = 15.0
 Advance = Callable[[int, str], None]
 Reach = Callable[[float, str, float | None], None]
@@ -22,14 +26,16 @@ Show = Callable[[float, str, str, float | None], None]
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Advance]:
-    """`advance(done, note)` moves a bar of `total` steps on standard error."""
+    """`advance(done, note)` moves a bar of `total` steps on standard error, and Prefect's artifact."""
     done = 0
-    with _shown(what) as show:
+    with _shown(what) as show, progress_artifact(what) as tell:
 
         def advance(steps: int, note: str = "") -> None:
             nonlocal done
             done += steps
-            show(done / total if total else 1.0, f"{done}/{total}", note, None)
+            share = done / total if total else 1.0
+            tell(share)
+            show(share, f"{done}/{total}", note, None)
 
         if total:
             advance(0)

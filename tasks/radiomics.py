@@ -1,42 +1,50 @@
-"""Radiomics: features of every lesion, true or found, as one Parquet file with a data dictionary beside it."""
+"""Radiomics: features of every lesion, true or found, as one Parquet file with a data dictionary beside it.
 
-from dataclasses import dataclass
+Shards of cases are measured side by side and kept on disk; the file is put together from them, so that memory holds a
+few shards and one group of rows, however many cases there are.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from prefect import task
 
 from models.config import validated
-from models.radiomics import RadiomicsConfig, data_dictionary, features_of_case
+from models.radiomics import RadiomicsConfig, data_dictionary, lesion_columns
 from storage.cohort import Cohort
-from storage.maps import Maps
+from storage.errors import CohortError
+from tasks.clusters import shared_path
+from tasks.failures import Failed, failed_cases, note_failures
+from tasks.kept import Kept, kept_answers
 from tasks.maps import detection_threshold, find_maps, maps_digest, selected_cases
+from tasks.measuring import Regions, features_of_shard
 from tasks.progress import progress
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
-from tasks.shards import map_shards, shards
+from tasks.shards import Outcome, cases_in_shard, raise_error, shard_outcomes, shards
 from tasks.tracking.runs import tracked_run
 
 SHARD = 24
-FOUND = "found"
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Where the lesions come from: the cohort's masks, or a map set above a threshold."""
-
-    cohort: str
-    snapshot: str
-    maps: str | None
-    threshold: float | None
+ROW_GROUP = 1 << 15  # rows that are written at once
+COUNTED = ["case_id", "lesion_class", "n_pixels", "reason"]
 
 
 @task(name="radiomics-features", task_run_name="{cohort}")
 def extract_features(
-    cohort: str, maps: str | None, out: str, splits: list[str], threshold: float | None, settings: dict[str, Any]
+    cohort: str,
+    maps: str | None,
+    out: str,
+    splits: list[str],
+    threshold: float | None,
+    settings: dict[str, Any],
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Write `out` (Parquet) and its data dictionary; reused where nothing has changed."""
     opened, config = Cohort.open(cohort), validated(RadiomicsConfig, settings, where="--set")
@@ -47,72 +55,101 @@ def extract_features(
     key = fingerprint("radiomics", config=config.model_dump(), out=str(Path(out).resolve()), **inputs)
     if known := finished("radiomics", key):
         return {**known, "reused": True}
-    limit, rule = (threshold, "given") if threshold is not None or not name else detection_threshold(opened, name)
-    regions = Regions(cohort, opened.snapshot, name, limit)
+    limit, rule = (
+        (threshold, "given") if threshold is not None or not name else detection_threshold(opened, name, workers)
+    )
+    regions, keep = Regions(shared_path(cohort), opened.snapshot, name, limit), kept_answers("radiomics", key)
     with tracked_run("radiomics", {"cohort": cohort, "maps": name, "threshold": limit, **config.model_dump()}) as run:
-        table = feature_table(regions, cases, config)
-        files = write_features(Path(out), table, regions, config)
+        done, failed = measure_shards(regions, opened, cases, config, workers, keep)
+        schema = table_schema(opened.labels, regions, config)
+        files = write_features(Path(out), kept_tables(keep, done, schema), schema, config)
         for file in files:
             run.log_file(file, "features")
-        answer = summary(table, regions, rule, config) | {"file": str(files[0]), "run_id": run.run_id}
+        table = counted_rows(files[0])
+        answer = summary(table, regions, rule, config) | {"failed": failed, "file": str(files[0]), "run_id": run.run_id}
         run.log_metrics(answer)
+        note_failures(run, failed)
         run.tag(snapshot=opened.snapshot)
         page = publish_report("radiomics", run, f"Radiomics of {cohort}", sections(table, answer))
-    return remember("radiomics", key, {**answer, "report": str(page)}, files)
+    answer |= {"report": str(page)}
+    if failed:
+        return answer
+    keep.clear()
+    return remember("radiomics", key, answer, files)
 
 
 def with_regions(cohort: Cohort, maps: str | None, cases: list[int]) -> list[int]:
     """The cases that have masks, or a map."""
-    having = set(map(int, cohort.maps(maps).indices)) if maps else None
-    return [case for case in cases if (case in having if having is not None else cohort.table.at[case, "has_masks"])]
+    having = set(map(int, cohort.maps(maps).indices)) if maps else set(np.flatnonzero(cohort.table["has_masks"]))
+    return [case for case in cases if case in having]
 
 
-def feature_table(regions: Regions, cases: list[int], config: RadiomicsConfig) -> pd.DataFrame:
-    """One row a lesion and one a case, in case order; shards run side by side."""
-    parts = list(shards(cases, SHARD))
-    tables: dict[int, pd.DataFrame] = {}
+def measure_shards(
+    regions: Regions, cohort: Cohort, cases: list[int], config: RadiomicsConfig, workers: int | None, keep: Kept
+) -> tuple[list[list[int]], Failed]:
+    """Measure shards side by side; the parts of the cohort that are now kept, in case order, and what failed.
+
+    Raises:
+        Exception: not one case could be done, for what its error says.
+    """
+    size = cases_in_shard(int(np.prod(cohort.shape(cases[0]))) if cases else 1, SHARD)
+    parts = list(shards(cases, size))
+    done: list[Outcome] = []
+    lost: list[Outcome] = []
     with progress("radiomics", len(cases)) as advance:
-        for position, table in map_shards(partial(features_of_shard, regions, config), parts):
-            tables[position] = table
-            advance(len(parts[position]), "")
-    return pd.concat([tables[position] for position in sorted(tables)], ignore_index=True) if tables else pd.DataFrame()
+        function = partial(features_of_shard, regions, config)
+        for outcome in shard_outcomes(function, parts, workers=workers, keep=keep, apart=True):
+            (lost if outcome.error else done).append(Outcome(outcome.position, outcome.part, error=outcome.error))
+            advance(len(outcome.part), "")
+    if lost and not done:
+        raise_error(lost[0])
+    return sorted(outcome.part for outcome in done), failed_cases(cohort, lost)
 
 
-def features_of_shard(regions: Regions, config: RadiomicsConfig, cases: list[int]) -> pd.DataFrame:
-    """The rows of some cases; runs in a Dask worker."""
-    cohort = Cohort.open(regions.cohort, regions.snapshot)
-    maps = cohort.maps(regions.maps) if regions.maps else None
-    rows = []
-    for case in cases:
-        masks = found_or_true(cohort, maps, case, regions.threshold)
-        known = cohort.table.loc[case].to_dict()
-        identity = {"case_id": known["case_id"], "patient_id": known["patient_id"], "split": known["split"]}
-        labels = {label: known[label] for label in cohort.labels}
-        y, x = cohort.spacing(case)[-2:]
-        for row in features_of_case(cohort.image(case), masks, (y, x), config):
-            rows.append({**identity, **labels, **row})
-    return pd.DataFrame(rows)
+def table_schema(labels: Sequence[str], regions: Regions, config: RadiomicsConfig) -> pa.Schema:
+    """The columns of the file, and how it was made as pandas keeps that (`DataFrame.attrs`)."""
+    kinds = {name: pa.string() for name in ("case_id", "patient_id", "split", "lesion_class", "units", "reason")}
+    kinds |= {name: pa.int64() for name in ("lesion", "n_pixels")}
+    names = ["case_id", "patient_id", "split", *labels, *lesion_columns(config)]
+    made: dict[str, Any] = {"snapshot": regions.snapshot, "maps": regions.maps, "threshold": regions.threshold}
+    made["settings"] = config.model_dump(mode="json")
+    schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in names])
+    return schema.with_metadata({"PANDAS_ATTRS": json.dumps(made)})
 
 
-def found_or_true(cohort: Cohort, maps: Maps | None, case: int, threshold: float | None) -> dict[str, np.ndarray]:
-    """Masks by lesion class: the map at or above the threshold as one class, `found`, or the cohort's own."""
-    if maps is not None:
-        return {FOUND: maps.saliency(case) >= threshold}
-    return dict(zip(cohort.lesions, cohort.masks(case), strict=True))
+def kept_tables(keep: Kept, parts: Sequence[list[int]], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of `parts`, in their order, ROW_GROUP or a few more at a time."""
+    waiting = [schema.empty_table()]
+    for part in parts:
+        answer = keep.read(part)
+        if answer is None:
+            raise CohortError(f"{keep.folder} has lost what was measured of cases {part[0]} … {part[-1]}; start again")
+        if len(answer[0]):
+            waiting.append(pa.Table.from_pandas(answer[0], schema, preserve_index=False))
+        if sum(table.num_rows for table in waiting) >= ROW_GROUP:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
-def write_features(out: Path, table: pd.DataFrame, regions: Regions, config: RadiomicsConfig) -> list[Path]:
+def write_features(out: Path, tables: Iterator[pa.Table], schema: pa.Schema, config: RadiomicsConfig) -> list[Path]:
     """The Parquet file and `<out>.dictionary.csv`, each appearing whole."""
     out.parent.mkdir(parents=True, exist_ok=True)
     dictionary = out.with_suffix(".dictionary.csv")
     partial_table, partial_dictionary = out.with_name(f".{out.name}"), dictionary.with_name(f".{dictionary.name}")
-    table.attrs = {"snapshot": regions.snapshot, "maps": regions.maps, "threshold": regions.threshold}
-    table.attrs |= {"settings": config.model_dump(mode="json")}
-    table.to_parquet(partial_table)
+    with pq.ParquetWriter(partial_table, schema) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=2 * ROW_GROUP)
     data_dictionary(config).to_csv(partial_dictionary, index=False)
     partial_table.replace(out)
     partial_dictionary.replace(dictionary)
     return [out, dictionary]
+
+
+def counted_rows(file: Path) -> pd.DataFrame:
+    """Of every row what the summary and the report count."""
+    return pd.read_parquet(file, columns=COUNTED)
 
 
 def summary(table: pd.DataFrame, regions: Regions, rule: str, config: RadiomicsConfig) -> dict[str, Any]:
@@ -132,7 +169,10 @@ def summary(table: pd.DataFrame, regions: Regions, rule: str, config: RadiomicsC
 
 def sections(table: pd.DataFrame, answer: dict[str, Any]) -> list[Section]:
     """The report: counts, a few features by lesion class, why gaps are there."""
-    parts = [Section("What was measured", table=pd.DataFrame([answer]))]
+    counts = {key: value for key, value in answer.items() if key != "failed"}
+    parts = [Section("What was measured", table=pd.DataFrame([counts]))]
+    if answer["failed"]:
+        parts.append(Section("What could not be measured", table=pd.DataFrame(answer["failed"])))
     if table.empty:
         return parts
     sizes = table.groupby("lesion_class")["n_pixels"].describe().reset_index()

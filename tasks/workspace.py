@@ -5,6 +5,9 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.services.announcement import announced
+from tasks.services.users import COMMANDS, join
+
 VARIABLE = "LESIONFLOW_WORKSPACE"
 ID_KEY = "LESIONFLOW_ID_KEY"
 
@@ -38,7 +41,12 @@ class Workspace:
     @property
     def tracking_uri(self) -> str:
         """MLflow's database, unless MLFLOW_TRACKING_URI names a server."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.own_tracking_uri
+
+    @property
+    def own_tracking_uri(self) -> str:
+        """MLflow's database in this folder."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
 
 
 def current_workspace() -> Workspace:
@@ -65,20 +73,22 @@ def identity_key() -> bytes:
 
 
 def enter_workspace(root: Path) -> Workspace:
-    """Point this process and its children at `root`.
+    """Point this process and its children at `root`, and at the servers that `lesionflow ui` runs there.
 
     Call before Prefect or MLflow is imported: both write to the home folder as they load. What the user has set stays.
     """
     os.environ[VARIABLE] = str(root.resolve())
     workspace = current_workspace()
+    services = announced(workspace.root)
     settings = {
+        **({"PREFECT_API_URL": f"{services.prefect}/api"} if services else {}),
         "PREFECT_HOME": str(workspace.prefect),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.prefect / "results"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
-        "MLFLOW_TRACKING_URI": workspace.tracking_uri,
+        "MLFLOW_TRACKING_URI": services.tracking_uri if services else workspace.tracking_uri,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
@@ -87,4 +97,6 @@ def enter_workspace(root: Path) -> Workspace:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    if services and os.environ["PREFECT_API_URL"] == settings["PREFECT_API_URL"]:
+        join(workspace.root / COMMANDS)
     return workspace

@@ -34,6 +34,7 @@ from models.saliency import ONLY_POSITIVE, SALIENCY, Sign, Target, default_sign
 from models.saliency.streaming import ToInput, explained
 
 StopReason = Literal["score", "cap", "empty_mask"]
+STEP_SIDE = 128  # pixels: the longer side of `Refinement.steps` at most
 
 
 class RefinementConfig(Config):
@@ -80,7 +81,8 @@ class Refinement:
 
     `saliency` is S and `initial_saliency` s_0, (H, W) float32; `scores` y_0 … y_n (n + 1,) float32 with
     n = `iterations` inpaintings; `inpainted` (C, H, W) is the last image, of the stored type. `stop_reason`: the score
-    was reached, the cap was, or the map was flat.
+    was reached, the cap was, or the map was flat. `steps` (n + 1, h, w) float32 are the sums of step 5 up to each
+    iteration, from s_0 to S, as means over square blocks: of one pixel up to 128 pixels of a side, then larger.
     """
 
     case: int
@@ -90,6 +92,7 @@ class Refinement:
     iterations: int
     stop_reason: StopReason
     inpainted: np.ndarray
+    steps: np.ndarray
 
 
 @dataclass(eq=False)
@@ -99,6 +102,7 @@ class _Case:
     case: int
     image: np.ndarray
     scores: list[float] = field(default_factory=list)
+    steps: list[np.ndarray] = field(default_factory=list)
     initial: np.ndarray = field(init=False)
     latest: np.ndarray = field(init=False)
     total: np.ndarray = field(init=False)
@@ -182,6 +186,7 @@ def _remember(case: _Case, score: float, saliency: np.ndarray, config: Refinemen
         case.initial, case.total = saliency.copy(), saliency.copy()  # the map is a view of its batch's
     elif score > config.stop_score:
         case.total += np.float32(math.exp(-config.decay * iteration)) * saliency
+    case.steps.append(block_means(case.total, STEP_SIDE))
 
 
 def _stop(cases: list[_Case], config: RefinementConfig) -> tuple[list[Refinement], list[_Case]]:
@@ -223,6 +228,23 @@ def binarised(saliency: np.ndarray, config: RefinementConfig) -> np.ndarray:
     return np.asarray((saliency >= limit) & (saliency > lowest))
 
 
+def block_means(saliency: np.ndarray, side: int) -> np.ndarray:
+    """A map (H, W) as means over the smallest square blocks that leave at most `side` of them along each axis.
+
+    New memory, of the same dtype; the blocks at the bottom and right edges are smaller where `side` does not divide.
+    """
+    block = -(-max(saliency.shape) // side)
+    if block == 1:
+        return saliency.copy()
+    height, width = saliency.shape
+    rows, columns = -(-height // block), -(-width // block)
+    padded = cv2.copyMakeBorder(saliency, 0, rows * block - height, 0, columns * block - width, cv2.BORDER_CONSTANT)
+    means = cv2.resize(padded, (columns, rows), interpolation=cv2.INTER_AREA)
+    means[-1] *= block / (height - (rows - 1) * block)
+    means[:, -1] *= block / (width - (columns - 1) * block)
+    return np.asarray(means)
+
+
 def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:
     """`mask` (H, W) grown by a disc of radius `pixels`."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1))
@@ -238,4 +260,5 @@ def _result(case: _Case, reason: StopReason) -> Refinement:
         iterations=len(case.scores) - 1,
         stop_reason=reason,
         inpainted=case.image,
+        steps=np.stack(case.steps),
     )

@@ -56,6 +56,36 @@ def score_metrics(
     return with_intervals({key: np.mean([draws[key] for draws in drawn], axis=0) for key in drawn[0]})
 
 
+def paired_score_difference(
+    label: npt.ArrayLike,
+    scores_a: npt.ArrayLike,
+    scores_b: npt.ArrayLike,
+    patients: Sequence[str],
+    kind: Kind,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, float | Interval]:
+    """Metrics of `scores_a` (N,) minus those of `scores_b` (N,) on the same cases in one order, resampled together.
+
+    A difference of errors (`mse`, `mae`) is negative where `a` is better. What these cases do not define is NaN, as in
+    `score_metrics`, which has the metrics of each kind.
+
+    Raises:
+        ModelError: lengths differ, or a score is not finite.
+    """
+    labels, a, b = (np.asarray(values, np.float64) for values in (label, scores_a, scores_b))
+    if not labels.shape == a.shape == b.shape == (len(patients),):
+        raise ModelError(
+            f"{labels.size} labels, {a.size} and {b.size} scores and {len(patients)} patients; give one of each a case"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ModelError("a score is not finite; every case needs a finite prediction")
+    resampled = patient_resamples(patients, resamples if len(set(patients)) > 1 else 0, seed)
+    draws_a, draws_b = (score_draws(labels, scores, resampled, kind) for scores in (a, b))
+    return with_intervals({key: draws_a[key] - draws_b[key] for key in draws_a})
+
+
 def score_draws(label: Floats, score: Floats, resampled: Resamples, kind: Kind) -> dict[str, Floats]:
     """Each metric of `kind` for each row of weights, (1 + resamples,)."""
     if kind == "classes":

@@ -17,7 +17,8 @@ from models.system import System
 from storage.cohort import Cohort
 from storage.loading import CohortImages
 from tasks.folds.plan import FoldJob, Plan, labels_of, tell
-from tasks.localization import SHARD, best_device, plain_maps, prepare, refinement_config, write_plain
+from tasks.localization import SHARD, plain_maps, prepare, refinement_config
+from tasks.map_making import best_device, write_plain
 from tasks.model_files import describe_model, load_model
 from tasks.progress import Advance, progress
 from tasks.reuse import code_digest

@@ -131,3 +131,59 @@ def test_a_bar_is_taken_down_when_its_work_fails():
     )
     assert "1/2" in drawn
     assert "2/2" in drawn.rsplit("second", 1)[1]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_prefect_run_shows_long_work_as_an_artifact_and_short_work_not_at_all(monkeypatch: pytest.MonkeyPatch):
+    import asyncio
+    import time
+
+    from prefect import flow, get_client
+
+    from tasks import progress_artifact
+
+    monkeypatch.setattr(progress_artifact, "PATIENCE", 0.3)
+    monkeypatch.setattr(progress_artifact, "EVERY", 0.1)
+
+    @flow
+    def working() -> None:
+        with progress("long work", 4) as advance:
+            for _ in range(4):
+                time.sleep(0.3)
+                advance(1)
+        with progress("short work", 1) as advance:
+            advance(1)
+
+    async def artifacts() -> dict[str, float]:
+        async with get_client() as client:
+            return {found.key: found.data for found in await client.read_artifacts()}
+
+    working()
+    shown = asyncio.run(artifacts())
+    assert shown["progress-long-work"] == 100
+    assert "progress-short-work" not in shown
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_work_goes_on_where_prefect_does_not_answer(monkeypatch: pytest.MonkeyPatch):
+    import prefect.artifacts
+    from prefect import flow
+
+    from tasks import progress_artifact
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise ConnectionError("no API")
+
+    monkeypatch.setattr(progress_artifact, "PATIENCE", 0.0)
+    monkeypatch.setattr(prefect.artifacts, "create_progress_artifact", refused)
+    done = []
+
+    @flow
+    def working() -> None:
+        with progress("work", 3) as advance:
+            for step in range(3):
+                done.append(step)
+                advance(1)
+
+    working()
+    assert done == [0, 1, 2]

@@ -4,7 +4,7 @@ from sklearn.metrics import cohen_kappa_score, mean_absolute_error, roc_auc_scor
 
 from models.errors import ModelError
 from models.metrics import grading_metrics
-from models.metrics.scores import label_kind, score_metrics
+from models.metrics.scores import label_kind, paired_score_difference, score_metrics
 
 RNG = np.random.default_rng(0)
 GRADE = RNG.integers(0, 5, 60).astype(float)
@@ -56,3 +56,57 @@ def test_one_patient_gives_no_interval():
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(ModelError, match="not finite"):
         score_metrics([1.0, 2.0], [1.0, np.inf], ["a", "b"], "number")
+
+
+def metrics_by_hand(label: np.ndarray, score: np.ndarray) -> dict[str, float]:
+    """What scikit-learn says of a grade."""
+    rounded = np.rint(score.clip(0, 4))
+    return {
+        "mse": float(((label - score) ** 2).mean()),
+        "kappa": cohen_kappa_score(label, rounded, labels=range(5), weights="quadratic"),
+        "auc_referable": roc_auc_score(label > 1, score),
+    }
+
+
+def test_paired_difference_and_its_interval_are_those_of_a_plain_loop_over_drawn_patients():
+    better, seed, resamples = GRADE + 0.3 * RNG.normal(size=60), 4, 200
+    found = paired_score_difference(GRADE, better, SCORE, PATIENTS, "grade", resamples=resamples, seed=seed)
+    names = np.unique(PATIENTS)
+    times = np.random.default_rng(seed).multinomial(names.size, np.full(names.size, 1 / names.size), size=resamples)
+    drawn = []
+    for row in times:
+        cases = np.repeat(np.arange(60), row[np.searchsorted(names, PATIENTS)])
+        a, b = (metrics_by_hand(GRADE[cases], score[cases]) for score in (better, SCORE))
+        drawn.append({key: a[key] - b[key] for key in a})
+    whole_a, whole_b = metrics_by_hand(GRADE, better), metrics_by_hand(GRADE, SCORE)
+    for key in ("mse", "kappa", "auc_referable"):
+        assert found[key] == pytest.approx(whole_a[key] - whole_b[key])
+        loop = np.percentile([one[key] for one in drawn], [2.5, 97.5])
+        assert found[f"{key}_interval"] == pytest.approx(loop)
+
+
+@pytest.mark.parametrize("kind", ["grade", "number"])
+def test_scores_do_not_differ_from_themselves_and_a_difference_turns_with_its_sides(kind):
+    same = paired_score_difference(GRADE, SCORE, SCORE, PATIENTS, kind)
+    assert set(np.ravel(list(same.values())[1::2])) == {0.0}
+    one, other = (paired_score_difference(GRADE, *pair, PATIENTS, kind) for pair in ((SCORE, GRADE), (GRADE, SCORE)))
+    assert one["mse"] == -other["mse"]
+    assert one["mse_interval"] == pytest.approx([-bound for bound in reversed(other["mse_interval"])])
+
+
+def test_paired_difference_of_classes_is_that_of_their_auc():
+    label = (GRADE > 2).astype(float)
+    found = paired_score_difference(label, GRADE, SCORE, PATIENTS, "classes")
+    assert found["auc"] == pytest.approx(1 - roc_auc_score(label, SCORE))
+
+
+def test_paired_difference_of_one_patient_has_no_interval():
+    found = paired_score_difference([1.0, 2.0], [1.0, 3.0], [1.0, 2.0], ["a", "a"], "number")
+    assert found["mse"] == 0.5
+    assert np.isnan(found["mse_interval"]).all()
+
+
+@pytest.mark.parametrize(("scores", "complaint"), [([1.0], "2 labels, 1 and 2 scores"), ([1.0, np.nan], "not finite")])
+def test_scores_that_cannot_be_compared_are_refused(scores, complaint):
+    with pytest.raises(ModelError, match=complaint):
+        paired_score_difference([1.0, 2.0], scores, [1.0, 2.0], ["a", "b"], "number")

@@ -1,0 +1,1 @@
+"""Which version of a registered model leads: frozen test cases, a rule, and a book of every decision."""

@@ -1,0 +1,1 @@
+"""`lesionflow ui`: Prefect, MLflow, the results browser and workers, started, watched and ended together."""
