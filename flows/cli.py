@@ -163,10 +163,9 @@ def fail_for_cases(answer: dict[str, Any]) -> None:
     """Exit 1 with one line where some cases could not be done."""
     if failed := answer.get("failed"):
         cases = [case for one in failed for case in one["cases"]]
+        count = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
         first = f"{cases[0]}: {failed[0]['reason']}"
-        fail(
-            f"{len(cases)} of the cases failed ({first}); the others are done, and the same command tries again", FAILED
-        )
+        fail(f"{count} failed ({first}); the others are done, and the same command tries again", FAILED)
 
 
 def main() -> None:
@@ -190,10 +189,11 @@ def exit_status(error: Exception) -> int | None:
     from models.errors import ModelError
     from storage.errors import CohortError, SourceError
     from tasks.errors import PromotionError, TrainingError
+    from tasks.services.errors import ServicesError
 
     if isinstance(error, ModelError | CohortError | SourceError | PromotionError):
         return WRONG_USE
-    return FAILED if isinstance(error, TrainingError) else None
+    return FAILED if isinstance(error, TrainingError | ServicesError) else None
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def retrain(
         float, typer.Option(help="The lower 95 % bound of the gain must exceed it.", rich_help_panel=GATE)
     ] = 0.0,
     min_cases: Annotated[int, typer.Option(min=1, help="Frozen test cases needed.", rich_help_panel=GATE)] = 20,
+    min_patients: Annotated[int, typer.Option(min=2, help="And their patients.", rich_help_panel=GATE)] = 20,
     guard: Annotated[
         list[str], typer.Option(metavar="METRIC=FALL", help="May not fall by more. Repeatable.", rich_help_panel=GATE)
     ] = [],  # noqa: B006
@@ -71,6 +72,7 @@ def retrain(
 
     chosen = parsed(settings)
     trainer = {**chosen.pop("trainer", {}), **({"max_epochs": epochs} if epochs else {})}
+    rule = {"metric": metric, "margin": margin, "min_cases": min_cases, "min_patients": min_patients}
     guards = {key: number(value, "--guard") for key, value in (pair(text, "--guard") for text in guard)}
     found = {"settings": parsed(localize_settings), "radiomics": parsed(radiomics_settings)}
     answer = flow(
@@ -81,9 +83,7 @@ def retrain(
         name,
         training=Training(preset=preset, settings=chosen, trainer=trainer, seed=seed, devices=devices),
         trigger=Trigger(new_cases=new_cases),
-        gate=validated(
-            Gate, {"metric": metric, "margin": margin, "min_cases": min_cases, "guards": guards}, where="gate"
-        ),
+        gate=validated(Gate, {**rule, "guards": guards}, where="gate"),
         localisation=Localisation(**found, features=str(features) if features else None),
         retention=Retention(former=former, snapshot_days=snapshot_days),
         force=force,
@@ -135,3 +135,21 @@ def promote(
     answer = flow(name, to, reason, freeze, target)
     show_decisions(console, answer)
     save_json(json_file, answer)
+
+
+@app.command()
+def ui(
+    cohorts: Annotated[
+        list[str] | None, typer.Argument(metavar="[COHORT]…", help="Shown beside those that the workspace knows.")
+    ] = None,
+    prefect_port: Annotated[int, typer.Option(help="Prefect's: flows, schedules, runs.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="MLflow's: metrics, models.")] = 5000,
+    browser_port: Annotated[int, typer.Option(help="That of the results.")] = 8080,
+) -> None:
+    """Prefect, MLflow and the results on loopback, with workers that run what is scheduled; Ctrl-C ends them.
+
+    Example: `lesionflow ui`
+    """
+    from tasks.services.run import run_services
+
+    run_services(prefect_port, mlflow_port, browser_port, [str(Path(cohort).resolve()) for cohort in cohorts or []])

@@ -10,16 +10,18 @@ from prefect import flow, get_run_logger
 
 from flows.ingest import ingest
 from tasks.ingestion import known_options, look_for_news
+from tasks.notifications import notified
 from tasks.promotion.gate import Gate
 from tasks.promotion.ledger import champion_version, settle
 from tasks.retraining.ending import all_done, conclude, ending_key
 from tasks.retraining.news import CONTENT_TAG, NAME_TAG, News, examine
 from tasks.retraining.reasons import reason_to_train
 from tasks.retraining.retention import features_file, retire
-from tasks.retraining.settings import Localisation, Retention, Training, Trigger
+from tasks.retraining.settings import Localisation, Retention, Training, Trigger, checked_name
 from tasks.retraining.turns import IfRunning, turn
 
 
+@notified
 @flow(name="retrain", flow_run_name="{cohort}")
 def retrain(
     cohort: str,
@@ -41,7 +43,7 @@ def retrain(
     `name` is by default that of the `system`; `ingestion` are options of `ingest`, by default those with which the
     cohort was last filled from this source; `force` trains even where little is new.
     """
-    name = name or system
+    name = checked_name(name or system)
     with turn(name, if_running) as has_turn:
         if not has_turn:
             return {"status": "left to another", "why": f"another retraining of {name} is running"}
@@ -78,8 +80,9 @@ def challenge(
     """Train a challenger, and let it replace the champion if it is better on the frozen test cases."""
     from flows.train import train  # torch: seconds that a run with nothing to do saves
     from tasks.promotion.comparison import compare_with_champion
-    from tasks.retraining.challenger import registered
+    from tasks.retraining.challenger import check_frozen, registered
 
+    check_frozen(cohort, name)
     trained = train(
         system, cohort, target, training.preset, training.settings, training.trainer, training.seed, training.devices
     )

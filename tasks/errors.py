@@ -10,4 +10,4 @@ class TrainingStoppedError(TrainingError):
 
 
 class PromotionError(Exception):
-    """A promotion was asked for that cannot be: no such version, or the frozen cases are no longer there as they were."""
+    """A promotion that cannot be: no such version, or the frozen cases are not as they were."""

@@ -6,6 +6,7 @@ its cases are done one by one first, so that the guilty ones alone are reported.
 """
 
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -193,8 +194,10 @@ def _on_cluster(client: Client, todo: Sequence[_Try], function: Callable[[Any], 
         flying[future] = attempt
         future.add_done_callback(landed.put)
 
+    room, looked = 0, 0.0
     while waiting or lethal or flying:
-        room = IN_FLIGHT * max(1, sum(client.nthreads().values())) if waiting else 0
+        if waiting and time.monotonic() - looked > 1:  # workers come and go; asking takes as long as a small shard
+            room, looked = IN_FLIGHT * max(1, sum(client.nthreads().values())), time.monotonic()
         while waiting and len(flying) < room:
             submit(waiting.popleft())
         if not flying:

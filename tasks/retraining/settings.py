@@ -1,11 +1,20 @@
 """What a scheduled retraining can be told; in Prefect's UI each is a group of the form."""
 
+import re
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from models.config import Config
 from models.drift import DriftConfig
+from models.errors import ModelError
+
+
+def checked_name(name: str) -> str:
+    """A name that the registry, its searches and a file can have; ModelError for another."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ModelError(f"a registered model cannot be called {name!r}: use letters, digits, '.', '_' and '-'")
+    return name
 
 
 class Training(Config):

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import yaml
 
 from tasks.reuse import PROJECT, write_json
 from tasks.services.errors import ServicesError
+from tasks.services.lifeline import end_with
 from tasks.services.plan import CPU, ROOT, TRAINING_POOL, Pool
 from tasks.workspace import current_workspace
 
 SECONDS = 30
+LOOK_SECONDS = 0.3
 DECLARATION = PROJECT / "prefect.yaml"
 KEPT = ("schedule", "active", "parameters", "slug")
 Schedules = dict[str, list[dict[str, Any]]]
@@ -32,7 +36,11 @@ class Server:
     address: str
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer; None where there is none, or no such thing, or it is there already."""
+        """The answer; None where there is none, or no such thing, or it is there already.
+
+        Raises:
+            ServicesError: the server refused, or did not answer.
+        """
         headers = {"Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, headers, method=method)
@@ -42,7 +50,10 @@ class Server:
         except urllib.error.HTTPError as error:
             if error.code in (404, 409):
                 return None
-            raise
+            said = error.read().decode(errors="replace")[:300]
+            raise ServicesError(f"Prefect refused {method} {path}: {error}: {said}") from error
+        except OSError as error:
+            raise ServicesError(f"Prefect does not answer on {self.address}: {error}") from error
         return json.loads(text) if text else None
 
     def deployment(self, name: str) -> dict[str, Any] | None:
@@ -59,11 +70,13 @@ def make_pools(server: Server, pools: Sequence[Pool]) -> None:
             server.ask("PATCH", f"/work_pools/{pool.name}", wanted)
 
 
-def deploy_all(server: Server, environment: Mapping[str, str], folder: Path) -> None:
+def deploy_all(
+    server: Server, environment: Mapping[str, str], folder: Path, goes_on: Callable[[], bool] = lambda: True
+) -> None:
     """Deploy what `prefect.yaml` declares, unless the server has it already; schedules stay as people have set them.
 
     `prefect deploy` sets schedules back to the file's and removes all others: so they are kept in `folder` meanwhile,
-    where the next start finds them if this process is killed.
+    where the next start finds them if this process is killed, or stops because `goes_on` says no.
 
     Raises:
         ServicesError: it failed; the message is its last line.
@@ -76,18 +89,24 @@ def deploy_all(server: Server, environment: Mapping[str, str], folder: Path) -> 
         return
     if not rescue.exists():
         write_json(rescue, {name: entry["schedules"] for name, entry in found.items() if entry})
-    run_deploy(environment, folder / "deploy.log")
+    run_deploy(environment, folder / "deploy.log", goes_on)
     put_back(server, json.loads(rescue.read_text()))
     rescue.unlink()
     write_json(record, digest)
 
 
-def run_deploy(environment: Mapping[str, str], log: Path) -> None:
+def run_deploy(environment: Mapping[str, str], log: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
     """`prefect deploy --all`; what it says goes to `log`."""
     command = [str(Path(sys.executable).with_name("prefect")), "--no-prompt", "deploy", "--all"]
+    end_with_this = partial(end_with, os.getpid())
     with log.open("w") as opened:
-        done = subprocess.run(command, cwd=PROJECT, env=dict(environment), stdout=opened, stderr=subprocess.STDOUT)
-    if done.returncode:
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=dict(environment), stdout=opened, stderr=opened, preexec_fn=end_with_this
+        )
+        while process.poll() is None and goes_on():
+            time.sleep(LOOK_SECONDS)
+        process.terminate()
+    if process.wait():
         lines = [line for line in log.read_text().splitlines() if line.strip()]
         raise ServicesError(f"the deployments of {DECLARATION} were not made: {lines[-1] if lines else ''} ({log})")
 

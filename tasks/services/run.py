@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -51,15 +51,16 @@ def run_services(
 
 
 class Signals:
-    """How often SIGTERM or Ctrl-C has come; the former handlers are put back at the end."""
+    """How often SIGTERM, Ctrl-C or the end of the terminal has come; the former handlers are put back at the end."""
 
     def __init__(self) -> None:
         self.count = 0
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._former[number] = signal.signal(number, self._note)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, and shells for what runs in the background
+                self._former[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -162,14 +163,20 @@ class Services:
         """Make work pools and deployments; without them the servers are of use all the same."""
         if not DECLARATION.exists():
             return
+        server, problem = Server(f"{self.plan.prefect}/api"), ""
         with waiting("deploying the flows") as tick:
-            tick()
-            server = Server(f"{self.plan.prefect}/api")
-            make_pools(server, self.plan.pools)
+
+            def goes_on() -> bool:
+                tick()
+                return not self.is_asked_to_stop
+
             try:
-                deploy_all(server, self.plan.environment(), self.folder)
+                make_pools(server, self.plan.pools)
+                deploy_all(server, self.plan.environment(), self.folder, goes_on)
             except ServicesError as error:
-                say(f"lesionflow: {error}")
+                problem = str(error)
+        if problem and not self.is_asked_to_stop:
+            say(f"lesionflow: {problem}")
 
 
 @contextmanager
@@ -218,7 +225,8 @@ def keep_up(running: Running) -> None:
         when = f"in {pause:.0f} s" if pause else "at once"
         text = f"{running.service.name} ended by itself (status {status}) and is started again {when}"
         say(f"{text}; log: {running.log}")
-        notify("service-restarted", text, service=running.service.name, last=running.last_lines())
+        if running.failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: one that never comes up is not told for ever
+            notify("service-restarted", text, service=running.service.name, last=running.last_lines())
     if now >= running.again_at:
         running.again_at = 0.0
         running.start()
@@ -267,5 +275,6 @@ def pool_line(name: str, limit: int | None) -> str:
 
 
 def say(line: str) -> None:
-    """A line for the person who started it."""
-    print(line, flush=True)
+    """A line for the person who started it, if the terminal is still there."""
+    with suppress(OSError):
+        print(line, flush=True)

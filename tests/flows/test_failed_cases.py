@@ -55,7 +55,7 @@ def test_localize_reports_the_case_alone_and_makes_its_map_once_it_is_mended(
     said = json.loads(answer.read_text())
     assert done.status == 1
     [line] = [line for line in done.err.splitlines() if line.startswith("lesionflow: ")]
-    assert line.startswith(f"lesionflow: 1 cases failed ({name}: ")
+    assert line.startswith(f"lesionflow: 1 case failed ({name}: ")
     assert [one["cases"] for one in said["failed"]] == [[name]]
     assert said["new"] == said["cases"] - 1
     with pytest.MonkeyPatch.context() as patch:
@@ -76,7 +76,7 @@ def test_radiomics_measures_the_others_and_ends_as_if_nothing_had_been(
     name = Cohort.open(copied).table["case_id"].iloc[guilty]
     done = command("radiomics", copied, "--masks", "--split", "test", "-o", out)
     assert done.status == 1
-    assert f"1 cases failed ({name}: " in done.err
+    assert f"1 case failed ({name}: " in done.err
     whole, part = pd.read_parquet(undisturbed), pd.read_parquet(out)
     assert set(whole["case_id"]) - set(part["case_id"]) == {name}
     assert (workspace_folder / "shards" / "radiomics").is_dir()
