@@ -159,6 +159,8 @@ def check_workers(client: Client) -> None:
         first.result()
     except ImportError as error:
         raise ModelError(f"the Dask workers lack this project ({error}); they need the same environment") from error
+    except Exception as error:  # each way to lose a scheduler has its own
+        raise ModelError(f"the Dask scheduler is gone ({str(error).splitlines()[0]})") from error
 
 
 def _connected(address: str) -> Client:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from prefect.artifacts import create_link_artifact
 
@@ -16,7 +16,7 @@ from tasks.tracking.provenance import git_commit
 from tasks.tracking.runs import TrackedRun
 from tasks.workspace import current_workspace
 
-PAGES = Environment(loader=PackageLoader("tasks", "templates"), autoescape=select_autoescape())
+PAGES = Environment(loader=PackageLoader("tasks", "templates"), autoescape=True)
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,12 @@ def _done(
         yield from _here(todo, function, apart)
         return
     with dask_settings(NOT_TWICE), cluster_client(len(todo), workers) as client:
-        yield from _on_cluster(client, todo, function, apart)
+        try:
+            yield from _on_cluster(client, todo, function, apart)
+        except Exception as error:
+            if client.status == "running":
+                raise
+            raise WholeJobError("the Dask scheduler is gone; the same command goes on with what is left") from error
 
 
 def _here(todo: Sequence[_Try], function: Callable[[Any], Any], apart: bool) -> Iterator[Outcome]:
@@ -207,6 +212,8 @@ def _on_cluster(client: Client, todo: Sequence[_Try], function: Callable[[Any], 
         try:
             answer = future.result()
         except Exception as error:
+            if client.status != "running":
+                raise
             again = _again(attempt, error, apart)
             for one in reversed(again):
                 (lethal if one.lethal else waiting).appendleft(one)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from storage.errors import CohortError
@@ -17,6 +18,7 @@ from tasks.browser.cohorts import Shown, at_version, known_cohorts, newest
 from tasks.browser.listing import cases_script
 
 FOREVER, ASK_AGAIN, NEVER = "public, max-age=31536000, immutable", "no-cache", "no-store"
+LOOPBACK = ["127.0.0.1", "localhost"]  # so that no other site can have a browser read these pages under its own name
 LONGEST_NUMBER = 9  # digits of a case
 PREPARED = 8  # cohorts
 HEADERS = {
@@ -37,6 +39,7 @@ def create_app() -> FastAPI:
         response.headers.update(HEADERS)
         return response
 
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
     app.exception_handler(CohortError)(_unreadable)
     app.exception_handler(404)(_not_found)
     app.get("/", response_class=HTMLResponse)(overview)

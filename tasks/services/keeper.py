@@ -22,6 +22,7 @@ from tasks.services.users import users
 
 SECONDS_FOR_WORKERS = 200.0
 SECONDS_TO_STOP = 10.0
+SECONDS_TO_DIE = 0.5  # the signal comes before all threads of PARENT are gone
 LOOK_SECONDS = 0.1
 
 
@@ -34,6 +35,7 @@ def main() -> None:
     process = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_keeper)
     while process.poll() is None and not signals:
         time.sleep(LOOK_SECONDS)
+    time.sleep(SECONDS_TO_DIE)
     if os.getppid() != parent:
         _wait_while(lambda: bool(users(workers)) and process.poll() is None, SECONDS_FOR_WORKERS)
     signal_group(process.pid, signal.SIGTERM)

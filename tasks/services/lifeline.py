@@ -13,7 +13,8 @@ CLOCK_SECONDS = 5.0
 def end_with(parent: int) -> None:
     """Ask Linux to send SIGTERM to this process when `parent`, which started it, ends; end now if it has already.
 
-    The signal comes when the *thread* that started the process ends, so that must be one that lives as long.
+    The signal comes when the *thread* that started the process ends, so that must be one that lives as long. A killed
+    process loses its threads one by one, and each may be the parent for a moment: the signal then comes several times.
     """
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6", use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -23,6 +23,7 @@ LOOK_SECONDS = 0.3
 LOG_LOOK_SECONDS = 60.0
 WELL_SECONDS = 300.0  # after which earlier failures are forgotten
 LONGEST_PAUSE = 60.0
+ONE_SIGNAL_SECONDS = 1.5  # signals closer to each other are one to a worker
 SECONDS_FOR_COMMANDS = 300.0
 TITLES = {"prefect": "Prefect", "mlflow": "MLflow", "browser": "results"}
 
@@ -238,7 +239,7 @@ def end(group: Sequence[Running], is_hurried: Callable[[], bool]) -> None:
         running.tell()
     began, hurried = time.monotonic(), False
     while living := [running for running in group if running.lives]:
-        if is_hurried() and not hurried:
+        if is_hurried() and not hurried and time.monotonic() - began > ONE_SIGNAL_SECONDS:
             hurried = True
             for running in living:
                 running.tell()

@@ -35,6 +35,7 @@ from tasks.workspace import current_workspace
 
 LOOK_SECONDS = 0.3
 SECONDS_TO_SAY_GOODBYE = 15.0
+ONE_SIGNAL_SECONDS = 1.0  # a parent that is killed may send its signal several times (`end_with`)
 HURRIED = 3  # exit status
 
 with warnings.catch_warnings():
@@ -135,12 +136,14 @@ class _Begun(TaskStatus[int]):
 async def serve(pool: str, name: str) -> None:
     """Work until a signal comes, and end well."""
     worker = PatientWorker(name=name, work_pool_name=pool, create_pool_if_not_found=False)
-    signals = 0
+    first = 0.0
+    is_hurried = False
     has_come = asyncio.Event()
 
     def note() -> None:
-        nonlocal signals
-        signals += 1
+        nonlocal first, is_hurried
+        first = first or time.monotonic()
+        is_hurried = time.monotonic() - first > ONE_SIGNAL_SECONDS
         has_come.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -148,7 +151,7 @@ async def serve(pool: str, name: str) -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(_work, worker, has_come)
         await has_come.wait()
-        await worker.end_flow_runs(lambda: signals > 1)
+        await worker.end_flow_runs(lambda: is_hurried)
         asyncio.get_running_loop().call_later(SECONDS_TO_SAY_GOODBYE, os._exit, HURRIED)  # the server may be gone
         group.cancel_scope.cancel()
 

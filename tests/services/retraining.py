@@ -23,7 +23,7 @@ class Retraining:
     services: Services
     root: Path
     name: str
-    epochs: int = 8
+    epochs: int = 6
     workers: int | None = None
 
     @property
@@ -53,7 +53,7 @@ class Retraining:
             "gate": {"metric": "mse"},
             "localisation": {
                 "settings": {"max_iterations": 1},
-                "radiomics": {"min_pixels": 40},
+                "radiomics": {"min_pixels": 200},
                 "workers": self.workers,
             },
             **more,

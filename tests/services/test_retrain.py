@@ -1,11 +1,17 @@
 """Retraining as it runs unattended: by a worker, through Prefect's API, with MLflow's server beside it."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.cohort import Cohort
-from tests.services.processes import Services
+from tasks.services.service import answers
+from tests.services.processes import ROOT, Services, eventually, free_port
 from tests.services.retraining import Retraining
 from tests.toys.spots import add_photographs
 
@@ -59,3 +65,98 @@ def test_champions_maps_are_the_same_as_those_of_the_command(retraining: Retrain
     maps = Cohort.open(retraining.cohort).maps(f"iterative-refinement/{retraining.ending()['weights']}/S")
     assert set(maps.table["stop_reason"]) <= {"score", "cap", "empty_mask"}
     assert len(maps) == 380
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+SCREENSHOTS = os.environ.get("LESIONFLOW_SCREENSHOTS")
+
+
+@pytest.fixture(scope="module")
+def chromium(retraining: Retraining) -> Iterator[Any]:
+    """A page of a headless Chromium; over one kind of database, since both show the same."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    if retraining.services.root.name != "sqlite":
+        pytest.skip("the pages are looked at over SQLite")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser.new_page(viewport={"width": 1280, "height": 860})
+        browser.close()
+
+
+def shows(page: Any, address: str, *words: str, picture: str = "") -> None:
+    """Wait until the page shows all `words`; keep a picture of it where LESIONFLOW_SCREENSHOTS names a folder."""
+    page.goto(address)
+    for word in words:
+        page.get_by_text(word).first.wait_for(timeout=60_000)
+    if SCREENSHOTS and picture:
+        page.wait_for_timeout(1500)
+        page.screenshot(path=f"{SCREENSHOTS}/{picture}.png")
+
+
+def test_mlflow_shows_metrics_artifacts_overlays_and_aliases(retraining: Retraining, chromium: Any):
+    address, experiment = (
+        retraining.services.addresses["mlflow"],
+        retraining.mlflow.get_experiment_by_name("lesionflow"),
+    )
+    runs = f"{address}/#/experiments/{experiment.experiment_id}/runs"
+    trained, located = (retraining.runs(step)[0].info.run_id for step in ("train", "localize"))
+    shows(chromium, f"{runs}/{trained}", "best/val/loss", "model_version", picture="mlflow-run")
+    shows(chromium, f"{runs}/{located}/artifacts", "figures", "report")
+    chromium.get_by_text("figures").first.click()
+    chromium.get_by_text("inpainted-image").first.click()
+    overlay = chromium.locator("img[src^=blob], img[src*='artifact']").first
+    overlay.wait_for(timeout=60_000)
+    assert eventually(lambda: overlay.evaluate("image => image.naturalWidth") > 500, 30)
+    if SCREENSHOTS:
+        chromium.screenshot(path=f"{SCREENSHOTS}/mlflow-overlays.png")
+    shows(chromium, f"{address}/#/models/{retraining.name}", "champion", "challenger", picture="mlflow-model")
+
+
+def test_prefect_shows_the_flow_run_with_its_steps_and_why(retraining: Retraining, chromium: Any):
+    api = retraining.services.api
+    wanted = {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_DESC", "limit": 1}
+    [run] = api.ask("POST", "/flow_runs/filter", wanted)
+    address = f"{retraining.services.addresses['prefect']}/runs/flow-run/{run['id']}"
+    shows(chromium, address, "Completed", "new and 0 corrected labelled cases", picture="prefect-flow-run")
+    chromium.get_by_text("Parameters", exact=True).first.click()
+    chromium.get_by_text("new_cases").first.wait_for(timeout=30_000)
+
+
+def test_prefect_shows_the_parameters_of_a_retraining_as_a_form(retraining: Retraining, chromium: Any):
+    known = retraining.services.api.deployment("retrain")
+    schema = known["parameter_openapi_schema"]
+    assert {"Training", "Trigger", "Gate", "Localisation", "Retention"} <= set(schema["definitions"])
+    assert schema["properties"]["if_running"]["enum"] == ["wait", "leave"]
+    address = f"{retraining.services.addresses['prefect']}/deployments/deployment/{known['id']}/run"
+    shows(chromium, address, "if_running", "new_cases", picture="prefect-form")
+
+
+def test_results_browser_shows_a_map_that_moves_with_the_slider(retraining: Retraining, chromium: Any, results: str):
+    shows(chromium, f"{results}/cohort/index.html", "380 cases")
+    maps = Cohort.open(retraining.cohort).maps(f"iterative-refinement/{retraining.ending()['weights']}/S")
+    case = int(maps.table["iterations"].idxmax())
+    shows(chromium, f"{results}/cohort/cases/{case}.html", "Score by iteration", picture="results-case")
+    slider = chromium.locator("input[type=range]").first
+    pictures = []
+    for iteration in (0, int(maps.table.at[case, "iterations"])):
+        slider.fill(str(iteration))
+        chromium.wait_for_timeout(500)
+        pictures.append(chromium.locator(".stack").screenshot(animations="disabled"))
+    assert pictures[0] != pictures[1]
+
+
+@pytest.fixture(scope="module")
+def results(retraining: Retraining) -> Iterator[str]:
+    """The address of the results browser."""
+    port = free_port()
+    environment = {**retraining.services.environment, "LESIONFLOW_COHORTS": str(retraining.cohort)}
+    command = [sys.executable, "-m", "uvicorn", "--factory", "tasks.browser.app:create_app", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
+        try:
+            assert eventually(lambda: answers(f"http://127.0.0.1:{port}/"), 120)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()

@@ -60,8 +60,7 @@ class Ui:
 def command(workspace: Path, *verb: str | Path, webhook: str = "") -> dict:
     """How to start `lesionflow` in a process of its own."""
     environment = {**clean_environment(), **({"LESIONFLOW_WEBHOOK": webhook} if webhook else {})}
-    cli = ["/tmp/svc/uiverb.py"] if verb[0] == "ui" else ["-m", "flows.cli"]
-    arguments = [sys.executable, *cli, "--workspace", str(workspace), *map(str, verb)]
+    arguments = [sys.executable, "-m", "flows.cli", "--workspace", str(workspace), *map(str, verb)]
     return {"args": arguments, "env": environment, "cwd": ROOT}
 
 

@@ -139,7 +139,7 @@ def client(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
     def of(*shown: Cohort) -> TestClient:
         monkeypatch.setenv(cohorts.VARIABLE, os.pathsep.join(cohort.path for cohort in shown))
-        return TestClient(create_app())
+        return TestClient(create_app(), base_url="http://127.0.0.1")
 
     return of
 

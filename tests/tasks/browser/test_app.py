@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from storage.cohort import Cohort
+from tasks.browser.app import create_app
 from tasks.browser.pictures import heat
 from tasks.reuse import remember
 from tasks.workspace import Workspace
@@ -244,3 +246,7 @@ def test_runs_are_text_without_a_server_and_links_with_one(
     assert "<code>run-of-training</code>" in page
     (workspace.root / "services.json").write_text(json.dumps({"mlflow": "http://127.0.0.1:9"}))
     assert "<code>run-of-maps</code>" in browser.get("/photographs/cases/0.html").text  # it does not answer
+
+
+def test_other_host_names_are_refused():
+    assert TestClient(create_app(), base_url="http://elsewhere.example").get("/").status_code == 400
