@@ -24,6 +24,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/localize.py
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/orchestration.py
 
 # A plain venv and pip with a constraints file: the one way that takes a CPU build of torch where there is one
 # and the CUDA build elsewhere (docs/decisions/install.md).

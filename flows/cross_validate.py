@@ -11,10 +11,12 @@ from tasks.folds.held_out import predict_held_out
 from tasks.folds.plan import plan_folds
 from tasks.folds.report import has_maps, made_files, report_folds
 from tasks.folds.train import cross_validation_run, train_folds
+from tasks.notifications import notified
 from tasks.reuse import finished, remember
 from tasks.tracking.registry import locate_weights
 
 
+@notified
 @flow(name="cross-validate", flow_run_name="{system} on {cohort}")
 def cross_validate(
     system: str,

@@ -5,8 +5,10 @@ from typing import Any
 from prefect import flow
 
 from tasks.evaluation import evaluate_maps
+from tasks.notifications import notified
 
 
+@notified
 @flow(name="evaluate", flow_run_name="{cohort}")
 def evaluate(
     cohort: str,

@@ -7,8 +7,10 @@ from prefect import flow
 
 from storage.export import GridChoice
 from tasks.export import Format, export_cohort
+from tasks.notifications import notified
 
 
+@notified
 @flow(name="export", flow_run_name="{cohort}", validate_parameters=False)
 def export(
     cohort: str,

@@ -5,8 +5,10 @@ from typing import Any, Literal
 from prefect import flow
 
 from tasks.ingestion import ingest_source
+from tasks.notifications import notified
 
 
+@notified
 @flow(name="ingest", flow_run_name="{source} → {cohort}")
 def ingest(
     source: str,

@@ -5,9 +5,11 @@ from typing import Any
 from prefect import flow
 
 from tasks.localization import Method, localize_refined, localize_saliency
+from tasks.notifications import notified
 from tasks.tracking.registry import locate_model
 
 
+@notified
 @flow(name="localize", flow_run_name="{cohort}")
 def localize(
     cohort: str,

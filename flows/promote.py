@@ -5,11 +5,13 @@ from typing import Any
 from prefect import flow
 
 from tasks.errors import PromotionError
+from tasks.notifications import notified
 from tasks.promotion.frozen import Frozen, frozen_cases
 from tasks.promotion.frozen import freeze as freeze_cases
 from tasks.promotion.ledger import PREVIOUS, decisions, promote_by_hand, registry_state, settle
 
 
+@notified
 @flow(name="promote", flow_run_name="{name}")
 def promote(
     name: str, to: str | None = None, reason: str = "", freeze: str | None = None, target: str = "grade"

@@ -4,9 +4,11 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.notifications import notified
 from tasks.radiomics import extract_features
 
 
+@notified
 @flow(name="radiomics", flow_run_name="{cohort}")
 def radiomics(
     cohort: str,

@@ -8,12 +8,14 @@ from pydantic import PositiveInt
 
 from models.errors import ModelError
 from tasks.experiments import experiment, merged, preset
+from tasks.notifications import notified
 from tasks.reuse import finished, remember
 from tasks.search.space import TRAINER, space_of
 from tasks.search.trials import SearchPlan, checked_search, run_trials
 from tasks.tracking.runs import flattened
 
 
+@notified
 @flow(name="search", flow_run_name="{system} on {cohort}")
 def search(
     system: str,

@@ -6,10 +6,12 @@ from prefect import flow
 
 from tasks.engine.launcher import Node
 from tasks.experiments import merged, preset
+from tasks.notifications import notified
 from tasks.tracking.registry import locate_weights
 from tasks.training.train import run_training, training_job
 
 
+@notified
 @flow(name="train", flow_run_name="{system} on {cohort}")
 def train(
     system: str,

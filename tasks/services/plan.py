@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.gpus import gpu_names
 from tasks.reuse import PROJECT
 from tasks.services.service import Service
 from tasks.services.users import WORKERS
-from tasks.tracking.provenance import gpu_names
 from tasks.workspace import VARIABLE as WORKSPACE
 from tasks.workspace import Workspace
 

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import subprocess
 from functools import cache
 from importlib.metadata import distributions
@@ -16,6 +15,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from storage.cohort import Cohort
+from tasks.gpus import gpu_names
 from tasks.reuse import PROJECT
 
 
@@ -38,14 +38,6 @@ def environment() -> dict[str, Any]:
         "gpus": gpu_names(),
         "packages": dict(sorted((found.name, found.version) for found in distributions())),
     }
-
-
-def gpu_names() -> list[str]:
-    """The NVIDIA GPUs of this machine by name; asked of the driver, since torch would open a context on each."""
-    if not shutil.which("nvidia-smi"):
-        return []
-    asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
-    return asked.stdout.splitlines() if asked.returncode == 0 else []
 
 
 def dataset_input(cohort: Cohort, context: str) -> DatasetInput:

@@ -28,6 +28,7 @@ def test_no_schedule_is_active_before_somebody_gives_it_its_parameters():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 class TestServer:
     def test_knows_every_declared_deployment(self, services: Services):
         listed = json.loads(services.prefect("deployment", "ls", "-o", "json"))

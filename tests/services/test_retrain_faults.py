@@ -62,7 +62,7 @@ def kill_server(made: Retraining) -> None:
 
 
 def kill_flow_run(made: Retraining) -> None:
-    for process in processes_with(made.services, "prefect.flow_engine") or processes_with(made.services, "flow-run"):
+    for process in processes_with(made.services, "-m prefect.engine"):
         process.send_signal(signal.SIGKILL)
 
 

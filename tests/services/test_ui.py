@@ -29,6 +29,7 @@ from tests.services.processes import (
 )
 
 UP = "Ctrl-C ends them"
+pytestmark = pytest.mark.timeout(600)  # the first start deploys all flows
 
 
 @dataclass
