@@ -4,9 +4,10 @@ Flows are imported inside the verbs, after the workspace is entered (Prefect and
 load) and so that `--help` answers at once.
 """
 
+import os
 import signal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,6 +22,7 @@ from flows.console import (
     Split,
     console,
     fail,
+    fail_for_cases,
     listed,
     parsed,
     save_json,
@@ -159,15 +161,6 @@ def systems(system: Annotated[str | None, typer.Argument(help="Show one, with it
     show_system(console, system) if system else show_systems(console)
 
 
-def fail_for_cases(answer: dict[str, Any]) -> None:
-    """Exit 1 with one line where some cases could not be done."""
-    if failed := answer.get("failed"):
-        cases = [case for one in failed for case in one["cases"]]
-        count = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
-        first = f"{cases[0]}: {failed[0]['reason']}"
-        fail(f"{count} failed ({first}); the others are done, and the same command tries again", FAILED)
-
-
 def main() -> None:
     """Run the command; a user's mistake is one line and status 2, a failed step one line and status 1."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's way to say Ctrl-C
@@ -177,15 +170,27 @@ def main() -> None:
         status = exit_status(error)
         if status is None:
             raise
-        fail(str(error), status)
+        fail(one_line(error), status)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             fail("stopped; the same command goes on from here", FAILED)
         raise
 
 
+def one_line(error: Exception) -> str:
+    """What to say of it; where a server has gone, which one."""
+    from httpx import ConnectError
+
+    if not isinstance(error, ConnectError):
+        return str(error)
+    where = os.environ.get("PREFECT_API_URL", "its temporary server")
+    return f"Prefect does not answer at {where} ({error}); the same command goes on from here"
+
+
 def exit_status(error: Exception) -> int | None:
     """The exit status of an error meant for a person; none for a bug, which shows its traceback."""
+    from httpx import ConnectError
+
     from models.errors import ModelError
     from storage.errors import CohortError, SourceError
     from tasks.errors import PromotionError, TrainingError
@@ -193,7 +198,7 @@ def exit_status(error: Exception) -> int | None:
 
     if isinstance(error, ModelError | CohortError | SourceError | PromotionError):
         return WRONG_USE
-    return FAILED if isinstance(error, TrainingError | ServicesError) else None
+    return FAILED if isinstance(error, TrainingError | ServicesError | ConnectError) else None
 
 
 if __name__ == "__main__":

@@ -26,6 +26,15 @@ def fail(message: str, status: int) -> None:
     raise SystemExit(status)
 
 
+def fail_for_cases(answer: dict[str, Any]) -> None:
+    """Exit 1 with one line where some cases could not be done."""
+    if failed := answer.get("failed"):
+        cases = [case for one in failed for case in one["cases"]]
+        count = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
+        first = f"{cases[0]}: {failed[0]['reason']}"
+        fail(f"{count} failed ({first}); the others are done, and the same command tries again", FAILED)
+
+
 def show(answer: dict[str, Any], keys: tuple[str, ...]) -> None:
     """The named parts of an answer, a line each."""
     for key in [key for key in keys if key in answer]:

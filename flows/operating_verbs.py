@@ -1,11 +1,23 @@
 """The verbs that keep it running: retrain, promote, ui."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from flows.console import FAILED, WRONG_USE, CohortPath, Json, Set, console, fail, pair, parsed, save_json, show
+from flows.console import (
+    WRONG_USE,
+    CohortPath,
+    Json,
+    Set,
+    console,
+    fail,
+    fail_for_cases,
+    pair,
+    parsed,
+    save_json,
+    show,
+)
 
 app = typer.Typer()
 GATE, TRAINING, UPKEEP = "Promotion", "Training", "Upkeep"
@@ -91,7 +103,7 @@ def retrain(
     )
     show(answer, ("status", "why", "champion", "added", "updated", "localized", "maps", "features", "run_id", "report"))
     save_json(json_file, answer)
-    fail_for(answer)
+    fail_for_cases(answer)
 
 
 def number(text: str, option: str) -> float:
@@ -101,12 +113,6 @@ def number(text: str, option: str) -> float:
     except ValueError:
         fail(f"{option} {text!r} is not a number such as 0.02", WRONG_USE)
         raise
-
-
-def fail_for(answer: dict[str, Any]) -> None:
-    """Status 1 with one line where shards failed."""
-    if failed := answer.get("failed"):
-        fail(f"{len(failed)} shard(s) failed; the first: {failed[0]['reason']}", FAILED)
 
 
 @app.command()

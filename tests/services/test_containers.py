@@ -48,7 +48,7 @@ def test_every_variable_has_a_default_or_says_that_it_is_missing():
     assert set(re.findall(r"\$\{(\w+)", text)) == guarded
 
 
-@pytest.mark.parametrize("name", set(SERVICES) - {"postgres"})
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"postgres"}))
 def test_command_is_one_of_this_environment(name: str):
     program, *rest = SERVICES[name]["command"]
     assert shutil.which(program, path=Path(sys.executable).parent)
