@@ -93,7 +93,8 @@ def localize_refined(
         summary = refinement_summary(opened, names[0], made)
         page = publish_refinement(run, opened, list(names), made, summary, config)
     counts = {"cases": len(chosen), "new": len(todo) - sum(len(one["cases"]) for one in failed), "failed": failed}
-    answer = {"maps": list(names), **counts, **summary, "run_id": run.run_id, "report": str(page)}
+    answer = {"cohort": shared_path(cohort), "maps": list(names), **counts, **summary}
+    answer |= {"run_id": run.run_id, "report": str(page)}
     return answer if failed else remember("localize", key, answer, [page])
 
 

@@ -66,7 +66,8 @@ def extract_features(
         for file in files:
             run.log_file(file, "features")
         table = counted_rows(files[0])
-        answer = summary(table, regions, rule, config) | {"failed": failed, "file": str(files[0]), "run_id": run.run_id}
+        answer = {"cohort": regions.cohort, **summary(table, regions, rule, config), "failed": failed}
+        answer |= {"file": str(files[0]), "run_id": run.run_id}
         run.log_metrics(answer)
         note_failures(run, failed)
         run.tag(snapshot=opened.snapshot)

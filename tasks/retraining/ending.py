@@ -54,6 +54,7 @@ def conclude(
     """Record what was done, with a page that leads to the pages of its steps; the answer of the retraining."""
     located, measured = steps["localize"], steps["radiomics"]
     answer = {
+        "cohort": str(Path(cohort).resolve()),
         "status": status_of(decided),
         "why": decided["reason"] if decided else reason.why,
         "trained": reason.trains,

@@ -102,7 +102,7 @@ class Soak:
             for service, running in (("server", self.services.server), ("worker", self.services.worker))
             if running.process is not None and psutil.pid_exists(running.process.pid)
         }
-        self.sizes.append({"runs": runs, **parts, **{f"{name} memory": size for name, size in memory.items()}})
+        self.sizes.append({"ended": runs, **parts, **{f"{name} memory": size for name, size in memory.items()}})
         print(json.dumps({key: round(value, 1) for key, value in self.sizes[-1].items()}), flush=True)
 
 
