@@ -28,7 +28,7 @@ Metrics = Mapping[str, Any]
 
 
 class Gate(Config):
-    """Equation (1).
+    """What a challenger has to show: equation (1) of `tasks.promotion.gate`.
 
     metric: what decides; `auto` is the first of ap_pooled, auc_referable, auc, mse that the frozen cases have.
     min_cases: cases on which the metric rests: those with lesions, or those with a label.

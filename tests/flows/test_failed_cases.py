@@ -45,6 +45,7 @@ def copied(fundus_cohort: Path, tmp_path: Path) -> Path:
     return tmp_path / "cohort"
 
 
+@pytest.mark.slow
 def test_localize_reports_the_case_alone_and_makes_its_map_once_it_is_mended(
     command: Command, copied: Path, trained_model: Path, tmp_path: Path, workspace_folder: Path
 ):
@@ -67,6 +68,7 @@ def test_localize_reports_the_case_alone_and_makes_its_map_once_it_is_mended(
     assert json.loads(answer.read_text())["new"] == 1
 
 
+@pytest.mark.slow
 def test_radiomics_measures_the_others_and_ends_as_if_nothing_had_been(
     command: Command, copied: Path, tmp_path: Path, workspace_folder: Path
 ):

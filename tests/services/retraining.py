@@ -24,7 +24,7 @@ class Retraining:
     root: Path
     name: str
     epochs: int = 6
-    workers: int | None = None
+    workers: int = 1
 
     @property
     def photos(self) -> Path:

@@ -15,6 +15,9 @@ from tests.services.processes import ROOT, Services, eventually, free_port
 from tests.services.retraining import Retraining
 from tests.toys.spots import add_photographs
 
+DATABASES = ["postgres", pytest.param("sqlite", marks=pytest.mark.slow)]  # test_ui.py has SQLite in the quick tests
+pytestmark = [pytest.mark.timeout(600), pytest.mark.parametrize("services", DATABASES, indirect=True, scope="session")]
+
 
 @pytest.fixture(scope="module")
 def retraining(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Retraining:
@@ -25,7 +28,6 @@ def retraining(services: Services, tmp_path_factory: pytest.TempPathFactory) -> 
     return made
 
 
-@pytest.mark.timeout(600)
 def test_first_run_trains_a_champion_and_writes_a_map_for_every_case(retraining: Retraining):
     assert retraining.run() == "COMPLETED"
     assert retraining.champion() == 1
@@ -39,7 +41,6 @@ def test_run_with_nothing_new_leaves_no_trace(retraining: Retraining):
     assert Cohort.open(retraining.cohort).snapshot == snapshot
 
 
-@pytest.mark.timeout(600)
 def test_added_cases_that_help_are_promoted(retraining: Retraining):
     add_photographs(retraining.photos, "train", 120, seed=4)
     assert retraining.run() == "COMPLETED"
@@ -48,7 +49,6 @@ def test_added_cases_that_help_are_promoted(retraining: Retraining):
     assert retraining.ending()["cases"] == 220
 
 
-@pytest.mark.timeout(600)
 def test_mislabelled_cases_are_refused_and_the_champion_is_untouched(retraining: Retraining):
     before = retraining.ending()
     add_photographs(retraining.photos, "train", 160, seed=5, labels="reversed")
@@ -72,12 +72,10 @@ SCREENSHOTS = os.environ.get("LESIONFLOW_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
-def chromium(retraining: Retraining) -> Iterator[Any]:
-    """A page of a headless Chromium; over one kind of database, since both show the same."""
+def chromium() -> Iterator[Any]:
+    """A page of a headless Chromium."""
     if not CHROMIUM.exists():
         pytest.skip(f"{CHROMIUM} is not installed")
-    if retraining.services.root.name != "sqlite":
-        pytest.skip("the pages are looked at over SQLite")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -131,7 +129,7 @@ def test_prefect_shows_the_parameters_of_a_retraining_as_a_form(retraining: Retr
     assert {"Training", "Trigger", "Gate", "Localisation", "Retention"} <= set(schema["definitions"])
     assert schema["properties"]["if_running"]["enum"] == ["wait", "leave"]
     address = f"{retraining.services.addresses['prefect']}/deployments/deployment/{known['id']}/run"
-    shows(chromium, address, "if_running", "new_cases", picture="prefect-form")
+    shows(chromium, address, "How a challenger is trained", "New Cases", "Min Patients", picture="prefect-form")
 
 
 def test_results_browser_shows_a_map_that_moves_with_the_slider(retraining: Retraining, chromium: Any, results: str):

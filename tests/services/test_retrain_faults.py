@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @contextmanager
-def begun(root: Path, workers: int | None = None) -> Iterator[Retraining]:
+def begun(root: Path, workers: int = 1) -> Iterator[Retraining]:
     """Services of their own, since a workspace would hand back a training that it has done before."""
     with running_services(root / "services") as services:
         services.prefect("deploy", "--all")

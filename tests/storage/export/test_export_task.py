@@ -153,6 +153,7 @@ def test_plain_zarr_takes_the_named_split_and_maps(photographs: Cohort, tmp_path
     assert export(photographs.path, tmp_path / "out", "zarr", splits=["train"], maps=["S"])["unchanged"] == 2
 
 
+@pytest.mark.slow
 def test_many_cases_are_exported_by_several_processes_and_all_are_there(
     photographs: Cohort, tmp_path: Path, export: Export
 ):

@@ -125,6 +125,7 @@ def test_the_same_epoch_draws_the_same_patches_and_another_one_others(volumes):
     assert [data[index]["start"].tolist() for index in range(15)] == first
 
 
+@pytest.mark.slow
 def test_patches_and_noise_are_the_same_however_many_workers_draw_them(volumes):
     cohort = volumes(*[{"tumour": np.random.default_rng(0).random(shape) < 0.1} for shape in SHAPES])
     noise = RandGaussianNoised(keys="image", prob=1.0)

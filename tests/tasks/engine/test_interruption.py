@@ -87,6 +87,7 @@ class Once:
             self.do()
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_started_again_with_the_others(job, undisturbed, no_orphans):
     kill = Once(job, lambda: ranks_of(job)[1].kill())
     run_job(job, kill)

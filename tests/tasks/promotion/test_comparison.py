@@ -229,6 +229,7 @@ def test_rollback_outlives_the_comparison_that_promoted_the_model(name: str, tra
     assert champion_version(name) == 1
 
 
+@pytest.mark.slow
 def test_same_weights_registered_twice_are_refused_and_keep_the_champions_maps(name: str, trained, cohort: Cohort):
     led(name, trained, "good")
     twin = tracking_client().create_model_version(name, f"runs:/{trained['good']}/model", trained["good"])
@@ -246,6 +247,7 @@ def test_maps_of_a_refused_challenger_are_dropped_and_the_champions_stay(name: s
     assert not [maps for maps in kept if maps.startswith(map_set(name, 2).removesuffix("/S"))]
 
 
+@pytest.mark.slow
 def test_maps_of_a_refused_challenger_that_cover_other_cases_too_stay(name: str, trained, cohort: Cohort):
     led(name, trained, "good", "bad")
     localize_refined(cohort.path, str(locate_model(f"{name}/2")), ["validation"], LOOP, 32)
@@ -301,6 +303,7 @@ def elsewhere(script: str, name: str, cohort: Cohort) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_champion_that_changes_during_the_measurements_is_the_one_compared_with(
     name: str, trained, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ):

@@ -57,6 +57,7 @@ def job_of(cohort: Cohort, model: Path, name: str) -> MapJob:
     return map_job(cohort, str(model), describe_model(model), names, made_by, LOOP.saliency, LOOP.map_sign, LOOP, 4)
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_maps_of_this_process_to_the_last_bits(cohort: Cohort, model: Path):
     """Convolutions of batches of another size may add in another order: float32 sums differ in their last bits."""
     todo = list(range(CASES))

@@ -96,6 +96,7 @@ def test_killed_process_has_its_run_closed_by_its_guard_which_then_ends():
     assert "ended without closing" in tracking_client().get_run(owner.run_id).data.tags[KILLED]
 
 
+@pytest.mark.slow
 def test_prefect_server_that_a_killed_flow_started_ends_too():
     with tracking(script=OWNER_IN_A_FLOW) as owner:
         children = psutil.Process(owner.process.pid).children()
@@ -113,6 +114,7 @@ def test_guard_of_a_process_that_ends_well_ends_too_and_is_small():
     assert status(owner.run_id) == "FINISHED"
 
 
+@pytest.mark.slow
 def test_run_whose_guard_was_killed_too_is_closed_by_the_next_process_and_a_live_one_is_not():
     with tracking() as dead, tracking() as alive:
         dead.guard.kill()
@@ -122,6 +124,7 @@ def test_run_whose_guard_was_killed_too_is_closed_by_the_next_process_and_a_live
             assert status(alive.run_id) == "RUNNING"
 
 
+@pytest.mark.slow
 def test_killed_run_that_another_process_reopens_is_left_to_it():
     with tracking() as first:
         first.guard.suspend()

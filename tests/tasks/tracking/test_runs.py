@@ -126,6 +126,7 @@ def test_machine_is_watched_on_request_and_a_reopened_run_goes_on(monkeypatch):
     assert not other.logged_steps(name)
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_a_fresh_workspace(workspace: Workspace):
     script = "from tasks.tracking.runs import tracked_run\nwith tracked_run('train', {}): pass"
     processes = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
