@@ -68,7 +68,7 @@ def ingest_source(
     return {**counts, "snapshot": report.snapshot, "cohort": cohort, "run_id": run.run_id, "report": str(page)}
 
 
-@task(name="look-for-news", task_run_name="{address}")
+@task(name="look-for-news", task_run_name="look into {address}")
 def look_for_news(address: str, cohort: str, options: dict[str, Any]) -> bool:
     """Whether the source at `address` has anything that `cohort` has not; a cohort that is not there has nothing."""
     opened, origin = opened_source(address, options)

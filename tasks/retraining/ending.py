@@ -39,7 +39,7 @@ def all_done(cohort: str, key: str) -> dict[str, Any] | None:
     return known if is_whole else None
 
 
-@task(name="conclude-retraining", task_run_name="{name}")
+@task(name="conclude-retraining", task_run_name="conclude {name}")
 def conclude(
     name: str,
     key: str,

@@ -43,7 +43,7 @@ class News:
     known_file: Path
 
 
-@task(name="examine-cohort", task_run_name="{cohort}")
+@task(name="examine-cohort", task_run_name="examine {cohort}")
 def examine(cohort: str, name: str, target: str, champion: int | None, config: DriftConfig) -> News:
     """Compare the cohort as it is with what the last decision on model `name` knew of it."""
     opened = Cohort.open(cohort)

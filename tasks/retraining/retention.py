@@ -20,7 +20,7 @@ def features_file(cohort: str, name: str) -> Path:
     return file
 
 
-@task(name="retire-models", task_run_name="{name}")
+@task(name="retire-models", task_run_name="retire models of {name}")
 def retire(cohort: str, name: str, retention: Retention) -> list[str]:
     """Drop the maps of versions that are neither champion nor one of the last before it; the sets that went."""
     client = tracking_client()
