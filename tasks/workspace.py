@@ -5,8 +5,6 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.services.announcement import announced
-from tasks.services.users import COMMANDS, join
 
 VARIABLE = "LESIONFLOW_WORKSPACE"
 ID_KEY = "LESIONFLOW_ID_KEY"
@@ -77,6 +75,9 @@ def enter_workspace(root: Path) -> Workspace:
 
     Call before Prefect or MLflow is imported: both write to the home folder as they load. What the user has set stays.
     """
+    from tasks.services.announcement import announced  # psutil, which a served model has no need of
+    from tasks.services.users import COMMANDS, join
+
     os.environ[VARIABLE] = str(root.resolve())
     workspace = current_workspace()
     services = announced(workspace.root)

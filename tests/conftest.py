@@ -4,11 +4,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.workspace import VARIABLE, Workspace, current_workspace, enter_workspace
 
+CHROMIUM = Path("/usr/bin/chromium")
 _session_workspace = Path(tempfile.mkdtemp(prefix="lesionflow-tests-"))
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 enter_workspace(_session_workspace)
@@ -29,3 +31,16 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; one a process, since Playwright allows no second."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()

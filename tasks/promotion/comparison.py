@@ -58,7 +58,9 @@ class Contest:
         return {CHALLENGER: self.challenger} | ({CHAMPION: self.champion} if self.champion is not None else {})
 
 
-@task(name="compare-with-champion", task_run_name="compare {name} {challenger} with its champion", cache_policy=NO_CACHE)
+@task(
+    name="compare-with-champion", task_run_name="compare {name} {challenger} with its champion", cache_policy=NO_CACHE
+)
 def compare_with_champion(
     name: str,
     cohort: str,

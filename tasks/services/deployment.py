@@ -17,12 +17,13 @@ from typing import Any
 import yaml
 
 from tasks.reuse import PROJECT, write_json
-from tasks.services.errors import ServicesError
+from tasks.services.errors import BusyError, ServicesError
 from tasks.services.lifeline import end_with
 from tasks.services.plan import CPU, ROOT, TRAINING_POOL, Pool
 from tasks.workspace import current_workspace
 
 SECONDS = 30
+BUSY, BUSY_PAUSES = 503, (1.0, 3.0, 10.0)  # seconds
 LOOK_SECONDS = 0.3
 DECLARATION = PROJECT / "prefect.yaml"
 KEPT = ("schedule", "active", "parameters", "slug")
@@ -38,9 +39,19 @@ class Server:
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer; None where there is none, or no such thing, or it is there already.
 
+        A server whose database is busy says 503 and has done nothing: it is asked again.
+
         Raises:
             ServicesError: the server refused, or did not answer.
         """
+        for pause in BUSY_PAUSES:
+            try:
+                return self._ask_once(method, path, body)
+            except BusyError:
+                time.sleep(pause)
+        return self._ask_once(method, path, body)
+
+    def _ask_once(self, method: str, path: str, body: Any) -> Any:
         headers = {"Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, headers, method=method)
@@ -51,7 +62,8 @@ class Server:
             if error.code in (404, 409):
                 return None
             said = error.read().decode(errors="replace")[:300]
-            raise ServicesError(f"Prefect refused {method} {path}: {error}: {said}") from error
+            kind = BusyError if error.code == BUSY else ServicesError
+            raise kind(f"Prefect refused {method} {path}: {error}: {said}") from error
         except OSError as error:
             raise ServicesError(f"Prefect does not answer on {self.address}: {error}") from error
         return json.loads(text) if text else None

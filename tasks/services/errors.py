@@ -3,3 +3,7 @@
 
 class ServicesError(Exception):
     """The services run already, a port is taken, or one of them did not come up."""
+
+
+class BusyError(ServicesError):
+    """A server could not do what it was asked for just now, and has not."""

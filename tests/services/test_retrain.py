@@ -67,21 +67,15 @@ def test_champions_maps_are_the_same_as_those_of_the_command(retraining: Retrain
     assert len(maps) == 380
 
 
-CHROMIUM = Path("/usr/bin/chromium")
 SCREENSHOTS = os.environ.get("LESIONFLOW_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def tab(chromium: Any) -> Iterator[Any]:
     """A page of a headless Chromium."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser.new_page(viewport={"width": 1280, "height": 860})
-        browser.close()
+    page = chromium.new_page(viewport={"width": 1280, "height": 860})
+    yield page
+    page.close()
 
 
 def shows(page: Any, address: str, *words: str, picture: str = "") -> None:
@@ -94,55 +88,55 @@ def shows(page: Any, address: str, *words: str, picture: str = "") -> None:
         page.screenshot(path=f"{SCREENSHOTS}/{picture}.png")
 
 
-def test_mlflow_shows_metrics_artifacts_overlays_and_aliases(retraining: Retraining, chromium: Any):
+def test_mlflow_shows_metrics_artifacts_overlays_and_aliases(retraining: Retraining, tab: Any):
     address, experiment = (
         retraining.services.addresses["mlflow"],
         retraining.mlflow.get_experiment_by_name("lesionflow"),
     )
     runs = f"{address}/#/experiments/{experiment.experiment_id}/runs"
     trained, located = (retraining.runs(step)[0].info.run_id for step in ("train", "localize"))
-    shows(chromium, f"{runs}/{trained}", "best/val/loss", "model_version", picture="mlflow-run")
-    shows(chromium, f"{runs}/{located}/artifacts", "figures", "report")
-    chromium.get_by_text("figures").first.click()
-    chromium.get_by_text("inpainted-image").first.click()
-    overlay = chromium.locator("img[src^=blob], img[src*='artifact']").first
+    shows(tab, f"{runs}/{trained}", "best/val/loss", "model_version", picture="mlflow-run")
+    shows(tab, f"{runs}/{located}/artifacts", "figures", "report")
+    tab.get_by_text("figures").first.click()
+    tab.get_by_text("inpainted-image").first.click()
+    overlay = tab.locator("img[src^=blob], img[src*='artifact']").first
     overlay.wait_for(timeout=60_000)
     assert eventually(lambda: overlay.evaluate("image => image.naturalWidth") > 500, 30)
     if SCREENSHOTS:
-        chromium.screenshot(path=f"{SCREENSHOTS}/mlflow-overlays.png")
-    shows(chromium, f"{address}/#/models/{retraining.name}", "champion", "challenger", picture="mlflow-model")
+        tab.screenshot(path=f"{SCREENSHOTS}/mlflow-overlays.png")
+    shows(tab, f"{address}/#/models/{retraining.name}", "champion", "challenger", picture="mlflow-model")
 
 
-def test_prefect_shows_the_flow_run_with_its_steps_and_why(retraining: Retraining, chromium: Any):
+def test_prefect_shows_the_flow_run_with_its_steps_and_why(retraining: Retraining, tab: Any):
     api = retraining.services.api
     wanted = {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_DESC", "limit": 1}
     [run] = api.ask("POST", "/flow_runs/filter", wanted)
     address = f"{retraining.services.addresses['prefect']}/runs/flow-run/{run['id']}"
-    shows(chromium, address, "Completed", "new and 0 corrected labelled cases", picture="prefect-flow-run")
-    chromium.get_by_text("Parameters", exact=True).first.click()
-    chromium.get_by_text("new_cases").first.wait_for(timeout=30_000)
+    shows(tab, address, "Completed", "new and 0 corrected labelled cases", picture="prefect-flow-run")
+    tab.get_by_text("Parameters", exact=True).first.click()
+    tab.get_by_text("new_cases").first.wait_for(timeout=30_000)
 
 
-def test_prefect_shows_the_parameters_of_a_retraining_as_a_form(retraining: Retraining, chromium: Any):
+def test_prefect_shows_the_parameters_of_a_retraining_as_a_form(retraining: Retraining, tab: Any):
     known = retraining.services.api.deployment("retrain")
     schema = known["parameter_openapi_schema"]
     assert {"Training", "Trigger", "Gate", "Localisation", "Retention"} <= set(schema["definitions"])
     assert schema["properties"]["if_running"]["enum"] == ["wait", "leave"]
     address = f"{retraining.services.addresses['prefect']}/deployments/deployment/{known['id']}/run"
-    shows(chromium, address, "How a challenger is trained", "New Cases", "Min Patients", picture="prefect-form")
+    shows(tab, address, "How a challenger is trained", "New Cases", "Min Patients", picture="prefect-form")
 
 
-def test_results_browser_shows_a_map_that_moves_with_the_slider(retraining: Retraining, chromium: Any, results: str):
-    shows(chromium, f"{results}/cohort/index.html", "380 cases")
+def test_results_browser_shows_a_map_that_moves_with_the_slider(retraining: Retraining, tab: Any, results: str):
+    shows(tab, f"{results}/cohort/index.html", "380 cases")
     maps = Cohort.open(retraining.cohort).maps(f"iterative-refinement/{retraining.ending()['weights']}/S")
     case = int(maps.table["iterations"].idxmax())
-    shows(chromium, f"{results}/cohort/cases/{case}.html", "Score by iteration", picture="results-case")
-    slider = chromium.locator("input[type=range]").first
+    shows(tab, f"{results}/cohort/cases/{case}.html", "Score by iteration", picture="results-case")
+    slider = tab.locator("input[type=range]").first
     pictures = []
     for iteration in (0, int(maps.table.at[case, "iterations"])):
         slider.fill(str(iteration))
-        chromium.wait_for_timeout(500)
-        pictures.append(chromium.locator(".stack").screenshot(animations="disabled"))
+        tab.wait_for_timeout(500)
+        pictures.append(tab.locator(".stack").screenshot(animations="disabled"))
     assert pictures[0] != pictures[1]
 
 

@@ -21,7 +21,6 @@ from tasks.browser import cohorts
 from tasks.workspace import Workspace
 
 PROJECT = Path(__file__).parents[3]
-CHROMIUM = Path("/usr/bin/chromium")
 SIDE, FRAME, ITERATIONS = 64, 16, 4
 EVIL = "<img src=x onerror=document.title='broken'>&\"'"
 SCORES = (3.5, 0.4, 2.6, 1.2, 0.2, 1.9)
@@ -174,19 +173,6 @@ def _answering(address: str) -> str:
         except OSError:
             time.sleep(0.2)
     raise TimeoutError(address)
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless browser."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} is not there")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
