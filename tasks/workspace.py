@@ -5,7 +5,6 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-
 VARIABLE = "LESIONFLOW_WORKSPACE"
 ID_KEY = "LESIONFLOW_ID_KEY"
 

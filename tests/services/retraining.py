@@ -52,7 +52,7 @@ class Retraining:
             "trigger": {"new_cases": 20},
             "gate": {"metric": "mse"},
             "localisation": {
-                "settings": {"max_iterations": 1},
+                "settings": {"max_iterations": 1, "stop_score": -1.0},
                 "radiomics": {"min_pixels": 200},
                 "workers": self.workers,
             },

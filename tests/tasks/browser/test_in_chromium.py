@@ -21,7 +21,7 @@ CARDS = "[...document.querySelectorAll('.card')].sort((a, b) => a.dataset.place 
 MANY = 100_000
 
 
-@pytest.fixture(params=["server", "files"])
+@pytest.fixture(params=["server", pytest.param("files", marks=pytest.mark.slow)])
 def site(request: pytest.FixtureRequest, serve: Serve, photographs: Cohort, tmp_path: Path) -> str:
     """Where the cohort's pages are, served and as files."""
     if request.param == "server":
