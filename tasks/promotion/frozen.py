@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from storage.cohort import Cohort
 from tasks.errors import PromotionError
 from tasks.maps import selected_cases
-from tasks.tracking.runs import tracked_run, tracking_client
+from tasks.tracking.runs import create_registered_model, tracked_run, tracking_client
 
 STEP, FILE = "freeze", "frozen.parquet"
 FROZEN_RUN = "frozen.run"
@@ -107,15 +107,6 @@ def registered_model(client: MlflowClient, name: str) -> RegisteredModel | None:
         if error.error_code in (ABSENT, NO_NAME):
             return None
         raise
-
-
-def create_registered_model(client: MlflowClient, name: str) -> None:
-    """Make it where it is absent."""
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 def patients_of(frozen: Frozen, rows: Sequence[int]) -> list[str]:

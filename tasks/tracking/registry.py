@@ -14,7 +14,7 @@ from models.errors import ModelError
 from models.registry import restore
 from tasks.model_files import DESCRIPTION, save_model
 from tasks.reuse import file_digest
-from tasks.tracking.runs import tracking_client
+from tasks.tracking.runs import create_registered_model, tracking_client
 from tasks.tracking.serving import ARTIFACT, INSIDE
 from tasks.workspace import current_workspace
 
@@ -23,11 +23,7 @@ CHECKPOINT = ".ckpt"
 
 def register_model(client: MlflowClient, name: str, run_id: str) -> int:
     """Add the run's model to the registry; its version number, the same when asked again."""
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    create_registered_model(client, name)
     known = [v for v in client.search_model_versions(f"name = '{name}'") if v.run_id == run_id]
     version = known[0] if known else client.create_model_version(name, f"runs:/{run_id}/{ARTIFACT}", run_id)
     return int(version.version)

@@ -128,6 +128,15 @@ def tracking_client() -> MlflowClient:
         return MlflowClient(workspace.tracking_uri)
 
 
+def create_registered_model(client: MlflowClient, name: str) -> None:
+    """Make the registered model `name` where it is absent."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as `outer.inner` names."""
     flat: dict[str, Any] = {}
