@@ -8,35 +8,16 @@ import pandas as pd
 import pytest
 
 from storage.cohort import Cohort
-from storage.errors import CohortError
 from tasks.tracking.runs import tracking_client
 from tasks.workspace import VARIABLE
-from tests.damage import files_in, flip
+from tests.damage import damage_one_case
 from tests.flows.conftest import Command
 
 LOOP = ["--set", "max_iterations=1", "--set", "stop_score=-10"]
 
 
 def damaged_test_case(cohort: Cohort) -> tuple[int, Path, bytes]:
-    """Flip a bit of the image of one test case: which, its file, and what that held."""
-    tested = cohort.table.index[cohort.table["split"] == "test"]
-    for file in files_in(cohort.path, "chunks"):
-        content = file.read_bytes()
-        flip(file)
-        now = Cohort.open(cohort.path)
-        lost = [case for case in tested if cannot_be_read(now, case)]
-        if len(lost) == 1:
-            return int(lost[0]), file, content
-        file.write_bytes(content)
-    raise AssertionError("no chunk holds the image of one test case")
-
-
-def cannot_be_read(cohort: Cohort, case: int) -> bool:
-    try:
-        cohort.image(case)
-    except CohortError:
-        return True
-    return False
+    return damage_one_case(cohort, cohort.table.index[cohort.table["split"] == "test"])
 
 
 @pytest.fixture

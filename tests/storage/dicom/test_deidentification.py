@@ -1,5 +1,7 @@
 """Nothing of a person leaves the folder, and what stands for a person cannot be undone without the key."""
 
+import re
+
 import numpy as np
 import pytest
 from pydicom import Dataset
@@ -24,7 +26,8 @@ WHO = (
 
 
 def _shown(*things):
-    return " ".join(map(repr, things))
+    """What a reader sees, without digests: any four digits come up in one by chance."""
+    return re.sub(r"\b[0-9a-f]{16,}\b", "", " ".join(map(repr, things)))
 
 
 def test_no_word_of_the_header_that_names_a_person_is_in_the_case(write_series, opened, tmp_path):

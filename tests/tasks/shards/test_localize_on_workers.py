@@ -17,7 +17,7 @@ from tasks import localization
 from tasks.localization import make_maps, map_job
 from tasks.map_making import MapJob, loaded
 from tasks.model_files import describe_model, save_model
-from tests.damage import files_in, flip
+from tests.damage import damage_one_case
 
 CASES, SHARD = 12, 3
 NETWORK = {"size": 64, "stem_stride": 1, "width": 0.1, "normalisation": "batch", "head": [8], "head_pool": 1}
@@ -77,30 +77,9 @@ def here_array(cohort: Cohort, name: str, case: int) -> np.ndarray:
     return cohort.maps(f"{name}/S").array("steps", case)
 
 
-def damaged_case(cohort: Cohort) -> int:
-    """Flip a bit of one case's image; which."""
-    for file in files_in(cohort.path, "chunks"):
-        content = file.read_bytes()
-        flip(file)
-        now = Cohort.open(cohort.path)
-        lost = [case for case in range(CASES) if cannot_be_read(now, case)]
-        if len(lost) == 1:
-            return lost[0]
-        file.write_bytes(content)
-    raise AssertionError("no chunk holds one image")
-
-
-def cannot_be_read(cohort: Cohort, case: int) -> bool:
-    try:
-        cohort.image(case)
-    except CohortError:
-        return True
-    return False
-
-
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "workers"])
 def test_a_case_that_cannot_be_read_is_reported_alone_and_the_rest_is_done(cohort: Cohort, model: Path, workers: int):
-    guilty = damaged_case(cohort)
+    guilty, _, _ = damage_one_case(cohort, range(CASES))
     job = job_of(cohort, model, "maps")
     [lost] = make_maps(job, list(range(CASES)), workers, False)
     assert lost["cases"] == [cohort.table["case_id"].iloc[guilty]]
@@ -116,6 +95,6 @@ def test_a_cohort_that_cannot_be_written_ends_the_work_with_its_reason(cohort: C
 
 
 def test_where_no_case_at_all_can_be_done_the_reason_is_raised(cohort: Cohort, model: Path):
-    guilty = damaged_case(cohort)
+    guilty, _, _ = damage_one_case(cohort, range(CASES))
     with pytest.raises(CohortError, match="damaged"):
         make_maps(job_of(cohort, model, "maps"), [guilty], 1, False)
