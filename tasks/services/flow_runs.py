@@ -16,15 +16,17 @@ SECONDS_TO_STOP = 150.0  # a training writes its checkpoint within 120
 
 @dataclass(frozen=True)
 class LeftBehind:
-    """A flow run whose worker is gone: its id, and the process that ran it."""
+    """A flow run whose worker is gone: its id, and the process that ran it; none where it was only claimed."""
 
     flow_run_id: str
-    pid: int
+    pid: int | None
     since: float
     file: Path
 
     def end(self, seconds: float = SECONDS_TO_STOP) -> None:
         """SIGTERM, time to write a checkpoint, SIGKILL to whatever is left of its process group."""
+        if self.pid is None:
+            return
         deadline = time.monotonic() + seconds
         if lives(self.pid, self.since):
             signal_process(self.pid, signal.SIGTERM)
@@ -34,11 +36,12 @@ class LeftBehind:
             signal_group(self.pid, signal.SIGKILL)
 
 
-def write_down(worker: str, flow_run_id: str, pid: int) -> None:
-    """The worker has started process `pid` for a flow run."""
+def write_down(worker: str, flow_run_id: str, pid: int | None) -> None:
+    """The worker has started process `pid` for a flow run, or (None) is about to ask the server for the run."""
     folder = _folder(worker)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{flow_run_id}.json", {"pid": pid, "started": started(pid) or time.time()})
+    since = time.time() if pid is None else started(pid) or time.time()
+    write_json(folder / f"{flow_run_id}.json", {"pid": pid, "started": since})
 
 
 def strike_out(worker: str, flow_run_id: str) -> None:

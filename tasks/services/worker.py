@@ -60,6 +60,16 @@ with warnings.catch_warnings():
             """The runs that are due; none while the worker stops."""
             return [] if self.is_stopping else await super().get_and_submit_flow_runs()
 
+        async def _submit_run(self, flow_run: FlowRun) -> None:
+            """Claim the run before the server takes it for begun.
+
+            A worker killed in between would leave it pending, and in its deployment's place, for ever.
+            """
+            write_down(self.name, str(flow_run.id), None)
+            await super()._submit_run(flow_run)
+            if str(flow_run.id) not in self.under_way:
+                strike_out(self.name, str(flow_run.id))
+
         async def run(
             self,
             flow_run: FlowRun,
@@ -97,7 +107,7 @@ with warnings.catch_warnings():
                 run = await self.client.read_flow_run(UUID(found.flow_run_id))
             except ObjectNotFound:
                 return
-            if run.state is None or run.state.is_final():
+            if run.state is None or run.state.is_final() or (found.pid is None and not run.state.is_pending()):
                 return
             message = "the worker that ran it was killed, and has ended it now that it is back"
             await self.client.set_flow_run_state(run.id, Crashed(message=message), force=True)

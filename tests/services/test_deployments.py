@@ -56,6 +56,20 @@ class TestServer:
         assert state == "COMPLETED"
         assert len(Cohort.open(tmp_path / "cohort")) == 4
 
+    def test_run_that_a_killed_worker_had_only_claimed_gives_its_place_back(self, services: Services, tmp_path: Path):
+        parameters = {"source": "sim:fundus?cases=2&size=64", "cohort": str(tmp_path / "claimed")}
+        services.kill_worker()
+        claimed = services.start_run("ingest", parameters)
+        pending = {"state": {"type": "PENDING", "name": "Submitting"}}
+        assert services.api.ask("POST", f"/flow_runs/{claimed}/set_state", pending)["status"] == "ACCEPT"
+        waiting = services.start_run("ingest", parameters)
+        [notes] = (services.root / "services" / "flow-runs").glob("*")
+        (notes / f"{claimed}.json").write_text(json.dumps({"pid": None, "started": 0.0}))
+        services.start_worker()
+        assert services.final_state(claimed) == "CRASHED"
+        assert services.final_state(waiting) == "COMPLETED"
+        assert eventually(lambda: not list(notes.glob("*.json")))
+
     def test_tracks_the_run_in_mlflow(self, services: Services, tmp_path: Path):
         parameters = {"source": "sim:fundus?cases=2&size=64", "cohort": str(tmp_path / "tracked")}
         assert services.run_deployment("ingest", parameters)[0] == "COMPLETED"
