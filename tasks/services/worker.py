@@ -37,6 +37,7 @@ LOOK_SECONDS = 0.3
 SECONDS_TO_SAY_GOODBYE = 15.0
 ONE_SIGNAL_SECONDS = 1.0  # a parent that is killed may send its signal several times (`end_with`)
 HURRIED = 3  # exit status
+AT_ONCE = max(4, os.cpu_count() or 1)  # flow runs; more, asked for at once after a pause, keep the server busy for minutes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that it takes the place of Prefect's worker of this type is what is wanted
@@ -145,7 +146,7 @@ class _Begun(TaskStatus[int]):
 
 async def serve(pool: str, name: str) -> None:
     """Work until a signal comes, and end well."""
-    worker = PatientWorker(name=name, work_pool_name=pool, create_pool_if_not_found=False)
+    worker = PatientWorker(name=name, work_pool_name=pool, create_pool_if_not_found=False, limit=AT_ONCE)
     first = 0.0
     is_hurried = False
     has_come = asyncio.Event()
