@@ -37,7 +37,7 @@ LOOK_SECONDS = 0.3
 SECONDS_TO_SAY_GOODBYE = 15.0
 ONE_SIGNAL_SECONDS = 1.0  # a parent that is killed may send its signal several times (`end_with`)
 HURRIED = 3  # exit status
-AT_ONCE = max(4, os.cpu_count() or 1)  # flow runs; more, asked for at once after a pause, keep the server busy for minutes
+AT_ONCE = max(4, os.cpu_count() or 1)  # flow runs: a hundred asked for at once keep a server busy for minutes
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # that it takes the place of Prefect's worker of this type is what is wanted
