@@ -1,5 +1,7 @@
 """Weeks of scheduled retrainings in an hour, with kills: the champion is valid all along, nothing piles up unexplained.
 
+Runs are scheduled faster than they end, so that there is always one that waits for its turn; it asks every 3 seconds.
+
 LESIONFLOW_SOAK_RUNS says how many runs (200); `soak.json` in the test's folder has the figures, printed as well (`-s`).
 """
 
@@ -25,6 +27,7 @@ from tests.toys.spots import add_photographs
 RUNS = int(os.environ.get("LESIONFLOW_SOAK_RUNS", "200"))
 INTERVAL_SECONDS = 10
 SECONDS_BETWEEN_KILLS = (40, 120)
+QUICK_TO_ASK = {"PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "3", "PREFECT_WORKER_QUERY_SECONDS": "3"}
 RUNS_BETWEEN_DATA = 25
 SEED = 0
 
@@ -124,7 +127,7 @@ def megabytes(path: Path) -> float:
 
 
 def test_champion_is_valid_all_along_and_no_process_is_left(tmp_path: Path):
-    with running_services(tmp_path / "services") as services:
+    with running_services(tmp_path / "services", QUICK_TO_ASK) as services:
         services.prefect("deploy", "--all")
         services.start_worker()
         soak = Soak(Retraining(services, tmp_path, "spots", epochs=2))
