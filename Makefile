@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slow lint benchmark reproductions clean
 
 demo: $(READY)
 	$(BIN)/lesionflow demo
@@ -25,6 +25,9 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/orchestration.py
+
+reproductions: $(READY)
+	$(BIN)/python -m tasks.reproduction.document
 
 # A plain venv and pip with a constraints file: the one way that takes a CPU build of torch where there is one
 # and the CUDA build elsewhere (docs/decisions/install.md).

@@ -37,7 +37,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-Method = Literal["iterative-refinement", "saliency"]
+Method = Literal["iterative-refinement", "saliency", "own"]
+METHODS = (
+    "gradient, guided_backprop, smoothgrad, cam, grad_cam, grad_cam_plus_plus, guided_grad_cam, "
+    "integrated_gradients, deeplift, occlusion, rise."
+)
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes of a local cluster; default: as many as are worth it.")
 ]
@@ -76,13 +80,17 @@ app.add_typer(operating_verbs.app)
 def localize(
     cohort: CohortPath,
     model: Annotated[str, typer.Option(help="Model folder, MLflow run id, NAME or NAME@alias.")],
-    method: Annotated[Method, typer.Option(help="The loop, or one plain saliency map.")] = "iterative-refinement",
-    saliency: Annotated[str | None, typer.Option(help="guided_backprop, gradient, grad_cam, smoothgrad.")] = None,
+    method: Annotated[
+        Method | None,
+        typer.Option(help="The loop, one plain saliency map, or what the system predicts; default: its way."),
+    ] = None,
+    saliency: Annotated[str | None, typer.Option(help=METHODS)] = None,
     inpainter: Annotated[str | None, typer.Option(help="navier_stokes, telea, harmonic.")] = None,
     split: Split = [],  # noqa: B006
     settings: Set = [],  # noqa: B006
     batch_size: Annotated[int, typer.Option(min=1, help="Images on the device at once.")] = 32,
     workers: Workers = None,
+    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="What to call the map set.")] = None,
     json_file: Json = None,
 ) -> None:
     """Write a lesion map for every case that has none from this model and method.
@@ -92,7 +100,7 @@ def localize(
     from flows.localize import localize as flow
 
     chosen = parsed(settings) | ({"inpainter": inpainter} if inpainter else {})
-    answer = flow(cohort, model, method, saliency, split, chosen, batch_size, workers=workers)
+    answer = flow(cohort, model, method, saliency, split, chosen, batch_size, workers=workers, name=name)
     show(answer, ("maps", "cases", "new", "mean_iterations", "stopped_by_score", "mean_score_drop", "report"))
     save_json(json_file, answer)
     fail_for_cases(answer)
@@ -107,6 +115,10 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples of patients.")] = 1000,
     seed: Seed = 0,
     workers: Workers = None,
+    only_lesions: Annotated[bool, typer.Option("--only-lesions", help="Leave out cases without a lesion.")] = False,
+    model: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="The model folder that made the maps: are they faithful to it?")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Compare maps with truth masks: metrics with 95 % intervals, and the first map set against the others.
@@ -116,7 +128,10 @@ def evaluate(
     from flows.evaluate import evaluate as flow
     from flows.show import show_evaluation
 
-    answer = flow(cohort, maps, listed(lesions), split, resamples, seed, workers)
+    evaluated: Literal["all", "lesions"] = "lesions" if only_lesions else "all"
+    answer = flow(
+        cohort, maps, listed(lesions), split, resamples, seed, workers, evaluated, str(model) if model else None
+    )
     show_evaluation(console, answer)
     save_json(json_file, answer)
     fail_for_cases(answer)

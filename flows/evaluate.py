@@ -1,6 +1,6 @@
 """`evaluate`: maps against a person's or a phantom's masks."""
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 
@@ -18,6 +18,12 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     workers: int | None = None,
+    evaluated: Literal["all", "lesions"] = "all",
+    model: str | None = None,
 ) -> dict[str, Any]:
-    """Every metric with its interval for each of `maps`, and the difference of the first from each other one."""
-    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed, workers)
+    """Every metric with its interval for each of `maps`, and the difference of the first from each other one.
+
+    `evaluated` says whether all annotated cases count, or those with lesions alone. With the `model` that made
+    the maps, they are also tested for faithfulness to it.
+    """
+    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed, workers, evaluated, model)

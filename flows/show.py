@@ -1,6 +1,7 @@
 """What the command prints: tables of a cohort, of an evaluation, of the demo, of the systems."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from models.registry import systems
 from storage.cohort import Cohort
 from storage.differences import differences
 from tasks.evaluation import SHOWN, with_interval
+from tasks.faithfulness import FAITHFULNESS
 
 
 def cohort_info(path: str, snapshot: str | None = None) -> dict[str, Any]:
@@ -52,6 +54,11 @@ def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
     console.print(metric_table(f"Localisation: {cases}", answer["methods"]))
     if answer["differences"]:
         console.print(metric_table("Paired differences", answer["differences"]))
+    if tested := answer.get("faithfulness"):
+        title = f"Faithfulness to the model: {tested['cases']} cases of {tested['patients']} patients"
+        console.print(metric_table(title, answer["methods"], FAITHFULNESS))
+        for name, reason in tested["left_out"].items():
+            console.print(f"{name}: no randomisation test, {reason}", soft_wrap=True, highlight=False)
     show_classifier(console, answer["classifier"])
     console.print(f"report {answer['report']}", soft_wrap=True)
 
@@ -74,10 +81,10 @@ def show_demo(console: Console, summary: dict[str, Any]) -> None:
     console.print(f"Browse the runs: mlflow ui --backend-store-uri {summary['tracking']}", soft_wrap=True)
 
 
-def metric_table(title: str, methods: dict[str, dict[str, Any]]) -> Table:
+def metric_table(title: str, methods: dict[str, dict[str, Any]], keys: Sequence[str] = SHOWN) -> Table:
     """Method · metric [low, high]."""
     table = Table("method", title=title, title_justify="left")
-    shown = [key for key in SHOWN if any(key in metrics for metrics in methods.values())]
+    shown = [key for key in keys if any(key in metrics for metrics in methods.values())]
     for key in shown:
         table.add_column(key)
     for name, metrics in methods.items():
@@ -86,9 +93,9 @@ def metric_table(title: str, methods: dict[str, dict[str, Any]]) -> Table:
 
 
 def show_classifier(console: Console, metrics: dict[str, Any]) -> None:
-    """MSE, kappa and AUC in one line."""
+    """MSE, kappa, AUC … in one line."""
     if metrics:
-        parts = [f"{key} {with_interval(metrics, key)}" for key in ("mse", "kappa", "auc_referable")]
+        parts = [f"{key} {with_interval(metrics, key)}" for key in metrics if f"{key}_interval" in metrics]
         console.print(f"Classifier on {metrics['cases']} cases: " + ", ".join(parts))
 
 

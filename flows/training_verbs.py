@@ -1,10 +1,13 @@
 """The verbs that train."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flows.console import WRONG_USE, CohortPath, Json, Seed, Set, fail, parsed, save_json, show
+from flows.console import FAILED, WRONG_USE, CohortPath, Json, Seed, Set, console, fail, parsed, save_json, show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer()
 FOLDS, NODES = "Cross-validation", "Several machines"
@@ -125,3 +128,61 @@ def search(
     keys = ("monitor", "value", "parameters", "trial", "trials", "run_id", "model", "model_version", "registered")
     show(answer, (*keys, "search_run_id", "reused", "report"))
     save_json(json_file, answer)
+
+
+@app.command()
+def reproduce(
+    system: Annotated[str, typer.Argument(metavar="SYSTEM|FILE|all", help="An experiment's name, or its YAML file.")],
+    preset: Annotated[str, typer.Option(help="Of the experiment: small, paper.")] = "small",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each arm; default: the experiment's.")] = None,
+    arm: Annotated[list[str], typer.Option(metavar="NAME", help="Only this arm. Repeatable.")] = [],  # noqa: B006
+    cohort: Annotated[str | None, typer.Option(metavar="PATH", help="A cohort instead of the source.")] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUE", help="A field of the experiment; dots go deeper. Repeatable."),
+    ] = [],  # noqa: B006
+    json_file: Json = None,
+) -> None:
+    """Run a paper's experiment, every arm with every seed, and show it beside the paper's figures.
+
+    The same command goes on where a killed one stopped.
+
+    Example: `lesionflow reproduce gdc --preset small --seeds 3 --json gdc.json`
+
+    Example: `lesionflow reproduce my_experiment.yaml --set source.cases=200 --set trainer.max_epochs=5`
+    """
+    from flows.reproduce import reproduce as flow
+    from tasks.reproduction.tables import failure_line
+
+    answer = flow(system, preset, seeds, arm or None, cohort, parsed(settings) or None)
+    for one in answer.get("experiments", {"": answer}).values():
+        show_reproduction(one)
+    save_json(json_file, answer)
+    if line := failure_line(answer):
+        fail(line, FAILED)
+
+
+def show_reproduction(answer: dict[str, Any]) -> None:
+    """Arms beside the paper's figures, what was expected, gains, and what they stand on."""
+    from tasks.reproduction.tables import arm_table, facts, gain_table, rule_table
+
+    over = f"mean over {answer['seeds']} seeds, 95 % interval over them" if answer["seeds"] > 1 else "1 seed"
+    print_table(f"{answer['experiment']}, preset {answer['preset']}: {over}", arm_table(answer))
+    if answer["reported_on"]:
+        console.print(f"The paper: {answer['reported_on']}", soft_wrap=True, highlight=False)
+    print_table("What was expected", rule_table(answer))
+    print_table("Relative gains over the seeds; by seed the difference, 95 % over patients", gain_table(answer))
+    known = facts(answer)
+    shown = {key: known[key] for key in ("protocol", "cohort", "evaluated", "trainings", "seconds")}
+    show({**shown, "report": answer["report"]}, (*shown, "report"))
+
+
+def print_table(title: str, table: "pd.DataFrame") -> None:
+    """A data frame of texts, unless it is empty."""
+    from rich.table import Table
+
+    shown = Table(*map(str, table.columns), title=title, title_justify="left")
+    for row in table.astype(str).itertuples(index=False):
+        shown.add_row(*row)
+    if len(table):
+        console.print(shown)

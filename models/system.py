@@ -17,6 +17,7 @@ from models.saliency.gradient import gradient
 
 Batch = dict[str, Tensor]
 Prediction = dict[str, Tensor]
+Localization = Literal["iterative-refinement", "saliency", "own"]
 
 
 class Stage(LightningModule):
@@ -34,12 +35,14 @@ class System(Stage):
     """One published system. A subclass narrows the annotation of `config`, which is how the registry knows its type.
 
     `inputs` are the keys of a batch that it trains on: `label` (a number a case) where it has a target, `mask` where
-    it learns from lesion masks. The configuration travels in the checkpoint, so that `registry.restore` needs nothing
-    else.
+    it learns from lesion masks. `localization` is how its maps are made unless a user says otherwise: by the refinement
+    loop, by a saliency method alone, or as its own `predict_step` answers them. The configuration travels in the
+    checkpoint, so that `registry.restore` needs nothing else.
     """
 
     name: ClassVar[str] = ""  # set by the registry
     inputs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
+    localization: ClassVar[Localization] = "own"
     config: Config
 
     def __init__(self, config: Config):

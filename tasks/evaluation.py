@@ -1,8 +1,9 @@
 """Evaluation: maps against truth masks on held-out cases, every number with its patient-level interval."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,11 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.evidence import Evidence, evidence_of
 from tasks.failures import Failed, failed_cases, note_failures
+from tasks.faithfulness import FAITHFULNESS, Faithfulness, faithfulness_figure, faithfulness_of
 from tasks.figures import classification_figure, pr_and_froc
 from tasks.kept import Kept, kept_answers
 from tasks.maps import annotated_cases, find_maps, maps_digest, short_names, validation_evidence
+from tasks.model_files import describe_model
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
 from tasks.shards import raise_error
@@ -32,9 +35,21 @@ SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", 
 
 @task(name="evaluate-maps")
 def evaluate_maps(
-    cohort: str, maps: list[str], lesions: list[str], split: str, resamples: int, seed: int, workers: int | None = None
+    cohort: str,
+    maps: list[str],
+    lesions: list[str],
+    split: str,
+    resamples: int,
+    seed: int,
+    workers: int | None = None,
+    evaluated: Literal["all", "lesions"] = "all",
+    model: str | None = None,
 ) -> dict[str, Any]:
-    """Metrics of each map set on `split`, the difference of the first from each other one, and the grading metrics."""
+    """Metrics of each map set on `split`, the difference of the first from each other one, and the grading metrics.
+
+    With `evaluated` "lesions" the maps are compared on the cases that show one of the lesion classes alone. With the
+    `model` that made the maps, they are also tested for faithfulness to it, on a sample of these cases.
+    """
     opened = Cohort.open(cohort)
     names = short_names([find_maps(opened, wanted) for wanted in maps])
     settings = {
@@ -45,6 +60,10 @@ def evaluate_maps(
         "seed": seed,
         "resamples": resamples,
     }
+    if evaluated != "all":
+        settings["evaluated"] = evaluated
+    if model is not None:
+        settings["model"] = describe_model(Path(model))["version"]
     key = fingerprint(
         "evaluate", **settings, content=opened.content_digest(), made=maps_digest(opened, list(names.values()))
     )
@@ -52,10 +71,13 @@ def evaluate_maps(
         return {**known, "reused": True}
     keep = kept_answers("evaluate", key)
     tested = gather(opened, names, lesions, split, workers, keep)
+    if evaluated == "lesions":
+        tested = with_lesions(tested)
     with tracked_run("evaluate", settings) as run:
         answer = {**settings, "snapshot": opened.snapshot, **measured(opened, tested, names, settings)}
         note_failures(run, tested.failed)
-        page = publish_evaluation(run, opened, tested, answer)
+        found = faithfulness_of(opened, names, model, tested.cases, seed) if model is not None else None
+        page = publish_evaluation(run, opened, tested, with_faithfulness(answer, found), found)
     answer |= {"run_id": run.run_id, "report": str(page)}
     if tested.failed:
         return answer
@@ -97,6 +119,24 @@ def gather(
     return Evaluated(known, patients, evidence, thresholds, failed_cases(cohort, lost))
 
 
+def with_lesions(tested: Evaluated) -> Evaluated:
+    """The cases with lesion pixels; thresholds stay those of all validation cases.
+
+    Raises:
+        CohortError: there is none.
+    """
+    truth = next(iter(tested.evidence.values()))
+    kept = [place for place, case in enumerate(truth) if case.positives.total]
+    if not kept:
+        raise CohortError(f"none of the {len(tested.cases)} annotated cases shows a lesion; leave out --only-lesions")
+    return replace(
+        tested,
+        cases=[tested.cases[place] for place in kept],
+        patients=[tested.patients[place] for place in kept],
+        evidence={name: [cases[place] for place in kept] for name, cases in tested.evidence.items()},
+    )
+
+
 def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Metrics, paired differences, thresholds and the classifier's own figures."""
     drawn: dict[str, Any] = {"resamples": settings["resamples"], "seed": settings["seed"]}
@@ -127,6 +167,20 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
     }
 
 
+def with_faithfulness(answer: dict[str, Any], found: Faithfulness | None) -> dict[str, Any]:
+    """`answer`, its methods and differences with the metrics of `found`, and `faithfulness` with the mean curves."""
+    if found is None:
+        return answer
+    drawn = {"resamples": answer["resamples"], "seed": answer["seed"]}
+    reference, *others = answer["methods"]
+    for name, metrics in answer["methods"].items():
+        metrics.update(found.metrics(name, **drawn))
+    for other in others:
+        answer["differences"][f"{reference} - {other}"].update(found.difference(reference, other, **drawn))
+    answer["faithfulness"] = found.summary()
+    return answer
+
+
 def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, seed: int) -> dict[str, Any]:
     """How well the model's score tells the label it was trained on, over the labelled cases of `split`."""
     maps = cohort.maps(next(iter(names.values())))
@@ -143,11 +197,11 @@ def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, s
     return {**metrics, "cases": len(chosen)}
 
 
-def result_table(methods: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def result_table(methods: dict[str, dict[str, Any]], keys: Sequence[str] = SHOWN) -> pd.DataFrame:
     """Method · metric [low, high], as printed and reported."""
     rows = []
     for name, metrics in methods.items():
-        shown = {key: with_interval(metrics, key) for key in SHOWN if key in metrics}
+        shown = {key: with_interval(metrics, key) for key in keys if key in metrics}
         rows.append({"method": name, **shown})
     return pd.DataFrame(rows)
 
@@ -161,7 +215,9 @@ def with_interval(metrics: dict[str, Any], key: str) -> str:
     return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]" if known else f"{value:.3f}"
 
 
-def publish_evaluation(run: TrackedRun, cohort: Cohort, tested: Evaluated, answer: dict[str, Any]) -> Path:
+def publish_evaluation(
+    run: TrackedRun, cohort: Cohort, tested: Evaluated, answer: dict[str, Any], found: Faithfulness | None = None
+) -> Path:
     """Metrics, curves and tables, in MLflow and as a page."""
     for name, metrics in answer["methods"].items():
         run.log_metrics({f"{name}/{key}": value for key, value in metrics.items()})
@@ -181,6 +237,8 @@ def publish_evaluation(run: TrackedRun, cohort: Cohort, tested: Evaluated, answe
     ]
     if answer["differences"]:
         sections.insert(1, Section("Paired differences", table=result_table(answer["differences"])))
+    if found is not None:
+        sections += faithfulness_sections(found, answer)
     if answer["classifier"]:
         sections += grading_sections(cohort, tested, answer)
     return publish_report("evaluate", run, f"Evaluation of {cohort.path}", sections)
@@ -192,11 +250,22 @@ def lesion_share(tested: Evaluated) -> float:
     return float(np.mean([lesion / (lesion + other) for lesion, other in pixels]))
 
 
+def faithfulness_sections(found: Faithfulness, answer: dict[str, Any]) -> list[Section]:
+    """Whether the maps follow the model, and which of them could not be put to the randomisation test."""
+    left_out = [f"{name} was not put to the randomisation test: {reason}." for name, reason in found.left_out.items()]
+    text = f"{len(found.cases)} cases of {len(set(found.patients))} patients. " + " ".join(left_out)
+    return [
+        Section("Faithfulness to the model", text, result_table(answer["methods"], FAITHFULNESS)),
+        Section("Deletion, insertion, ROAD and randomisation", figure=faithfulness_figure(found)),
+    ]
+
+
 def grading_sections(cohort: Cohort, tested: Evaluated, answer: dict[str, Any]) -> list[Section]:
     """The classifier behind the maps."""
     maps = cohort.maps(next(iter(answer["maps"].values())))
     labels = cohort.table.loc[tested.cases, maps.attrs["target"]].to_numpy(float)
     scores = maps.table.loc[tested.cases, "score"].to_numpy(float)
     known = np.isfinite(labels)
-    shown = pd.DataFrame([{key: with_interval(answer["classifier"], key) for key in ("mse", "kappa", "auc_referable")}])
+    metrics = answer["classifier"]
+    shown = pd.DataFrame([{key: with_interval(metrics, key) for key in metrics if f"{key}_interval" in metrics}])
     return [Section("The classifier", table=shown, figure=classification_figure(labels[known], scores[known]))]

@@ -1,23 +1,33 @@
 """Experiment files: settings as data, by system and preset."""
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from models.errors import ModelError
 
+ENDINGS = (".yaml", ".yml")
+
 
 def experiment(name: str) -> dict[str, Any]:
-    """`experiments/<name>.yaml`.
+    """`experiments/<name>.yaml`, or the file that `name` is the path of.
 
     Raises:
-        ModelError: there is none of that name.
+        ModelError: there is none of that name, or it cannot be read.
     """
-    known = sorted(entry.name[:-5] for entry in files("experiments").iterdir() if entry.name.endswith(".yaml"))
-    if name not in known:
+    if name.endswith(ENDINGS):
+        return _mapping(name, _text(Path(name)))
+    if name not in (known := experiment_names()):
         raise ModelError(f"no experiment {name!r}; there are: {', '.join(known)}")
-    return dict(yaml.safe_load(files("experiments").joinpath(f"{name}.yaml").read_text()))
+    return _mapping(name, files("experiments").joinpath(f"{name}.yaml").read_text())
+
+
+def experiment_names(section: str | None = None) -> list[str]:
+    """The project's experiments, or those of them that have a `section`."""
+    known = sorted(entry.name[:-5] for entry in files("experiments").iterdir() if entry.name.endswith(".yaml"))
+    return [name for name in known if section is None or section in experiment(name)]
 
 
 def preset(system: str, name: str) -> dict[str, Any]:
@@ -26,10 +36,15 @@ def preset(system: str, name: str) -> dict[str, Any]:
     Raises:
         ModelError: the system's experiment has no such preset.
     """
-    presets = experiment(system)["presets"]
+    return {"settings": {}, "trainer": {}, **preset_of(experiment(system), name, system)}
+
+
+def preset_of(content: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """All that an experiment's preset says; ModelError where it has none of that name."""
+    presets = content.get("presets") or {}
     if name not in presets:
-        raise ModelError(f"{system} has no preset {name!r}; it has: {', '.join(presets)}")
-    return {"settings": {}, "trainer": {}, **(presets[name] or {})}
+        raise ModelError(f"{where} has no preset {name!r}; it has: {', '.join(presets) or 'none'}")
+    return dict(presets[name] or {})
 
 
 def merged(settings: dict[str, Any], changes: dict[str, Any] | None) -> dict[str, Any]:
@@ -39,3 +54,20 @@ def merged(settings: dict[str, Any], changes: dict[str, Any] | None) -> dict[str
         below = result.get(key)
         result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ModelError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{name} is no experiment: it should hold `system: …`, `arms: …`")
+    return content

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,11 @@ from models.config import Config, validated
 from models.errors import ModelError
 from models.localization.refinement import RefinementConfig, refine
 from models.registry import registered
-from models.saliency import SALIENCY, Sign, default_sign
+from models.saliency import SALIENCY
 from models.saliency.streaming import saliency_maps
-from models.system import System
+from models.system import Localization, System
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from tasks.clusters import shared_path
 from tasks.failures import Failed, failed_cases, failures, note_failures
 from tasks.figures import refinement_gallery
@@ -53,10 +54,10 @@ from tasks.shards import (
 )
 from tasks.tracking.runs import TrackedRun, tracked_run
 
-REFINED, INITIAL = "S", "s_0"
+REFINED, INITIAL, OWN = "S", "s_0", "map"
+SALIENCY_FIELDS = ("saliency", "saliency_settings", "sign")
 SHARD = 64
 WORTH_A_CLUSTER = 16  # shards: a cluster starts and loads the model as fast as this process does some of them
-Method = Literal["iterative-refinement", "saliency"]
 
 
 def map_name(model: dict[str, Any], name: str) -> str:
@@ -73,13 +74,18 @@ def localize_refined(
     batch_size: int,
     cases: list[str] | None = None,
     workers: int | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
-    """Refine every chosen case that has no map from this model and these settings; S and s_0 are kept."""
+    """Refine every chosen case that has no map from this model and these settings; S and s_0 are kept.
+
+    With a `name`, S is called so, and s_0 `<name>.s_0`.
+    """
     opened, about = Cohort.open(cohort), describe_model(Path(model))
     config = loop_settings(about, settings)
     attributes = _attributes(about, {"method": "iterative-refinement", **config.model_dump(mode="json")})
-    names = (map_name(about, REFINED), map_name(about, INITIAL))
-    job = map_job(opened, model, about, names, attributes, config.saliency, config.map_sign, config, batch_size)
+    ends = (checked(name), f"{name}.{INITIAL}") if name is not None else (REFINED, INITIAL)
+    names = (map_name(about, ends[0]), map_name(about, ends[1]))
+    job = map_job(opened, model, about, names, attributes, "iterative-refinement", config, batch_size)
     chosen = selected_cases(opened, splits, cases)
     todo = prepare(opened, list(names), attributes, chosen)
     key = fingerprint("localize", cohort=opened.content_digest(), names=list(names), cases=chosen, **attributes)
@@ -103,31 +109,69 @@ def localize_saliency(
     cohort: str,
     model: str,
     splits: list[str],
-    saliency: str,
+    saliency: str | None,
     settings: dict[str, Any],
     batch_size: int,
     cases: list[str] | None = None,
     workers: int | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
-    """One map of a plain saliency method for every chosen case that has none yet."""
-    if saliency not in SALIENCY:
+    """One map of a plain saliency method, None: the system's own, for every chosen case that has none yet.
+
+    Of the `settings` only `saliency_settings` and `sign` count; `name` is by default the method's.
+    """
+    if saliency is not None and saliency not in SALIENCY:
         raise ModelError(f"no saliency method {saliency!r}; there are: {', '.join(sorted(SALIENCY))}")
-    opened, about = Cohort.open(cohort), describe_model(Path(model))
-    sign = loop_settings(about, settings).sign or default_sign(saliency)
-    name = map_name(about, saliency)
-    attributes = _attributes(about, {"method": "saliency", "saliency": saliency, "sign": sign})
-    job = map_job(opened, model, about, (name,), attributes, saliency, sign, None, batch_size)
+    about = describe_model(Path(model))
+    config = loop_settings(about, settings | ({"saliency": saliency} if saliency else {}))
+    described = config.model_dump(mode="json", include=set(SALIENCY_FIELDS)) | {"sign": config.map_sign}
+    names = (map_name(about, checked(name if name is not None else config.saliency)),)
+    attributes = _attributes(about, {"method": "saliency", **described})
+    job = map_job(Cohort.open(cohort), model, about, names, attributes, "saliency", config, batch_size)
+    return _one_map_set(job, cohort, splits, cases, workers)
+
+
+@task(name="localize-own", task_run_name="{cohort}")
+def localize_own(
+    cohort: str,
+    model: str,
+    splits: list[str],
+    batch_size: int,
+    cases: list[str] | None = None,
+    workers: int | None = None,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """The map that the system itself predicts, and its image, for every chosen case that has none yet."""
+    about = describe_model(Path(model))
+    names = (map_name(about, checked(name if name is not None else OWN)),)
+    attributes = _attributes(about, {"method": "own"})
+    job = map_job(Cohort.open(cohort), model, about, names, attributes, "own", RefinementConfig(), batch_size)
+    return _one_map_set(job, cohort, splits, cases, workers)
+
+
+def _one_map_set(
+    job: MapJob, cohort: str, splits: list[str], cases: list[str] | None, workers: int | None
+) -> dict[str, Any]:
+    """Make the maps of the job's one set that are missing; what the step answers."""
+    opened, [name] = Cohort.open(cohort), job.names
     chosen = selected_cases(opened, splits, cases)
-    todo = prepare(opened, [name], attributes, chosen)
+    todo = prepare(opened, [name], job.attributes, chosen)
     if not todo:
         return {"maps": [name], "cases": len(chosen), "new": 0, "failed": [], "reused": True}
-    with tracked_run("localize", {**attributes, "cohort": cohort, "splits": splits}) as run:
+    with tracked_run("localize", {**job.attributes, "cohort": cohort, "splits": splits}) as run:
         failed = make_maps(job, todo, workers, len(todo) < len(chosen))
         note_failures(run, failed)
         new = len(todo) - sum(len(one["cases"]) for one in failed)
         run.log_metrics({"cases": len(chosen), "new": new})
-        run.tag(snapshot=Cohort.open(cohort).snapshot, model_version=about["version"])
+        run.tag(snapshot=Cohort.open(cohort).snapshot, model_version=job.version)
     return {"maps": [name], "cases": len(chosen), "new": new, "failed": failed, "run_id": run.run_id}
+
+
+def checked(name: str) -> str:
+    """The last part of a map set's name, or a CohortError."""
+    if not name or "/" in name or name == "saliency" or name.startswith((".", "__")):
+        raise CohortError(f"maps cannot be called '{name}'; a name is one word without '/', and not 'saliency'")
+    return name
 
 
 def map_job(
@@ -136,14 +180,13 @@ def map_job(
     about: dict[str, Any],
     names: tuple[str, ...],
     attributes: dict[str, Any],
-    saliency: str,
-    sign: Sign,
-    loop: RefinementConfig | None,
+    method: Localization,
+    settings: RefinementConfig,
     batch_size: int,
 ) -> MapJob:
-    """The job, with paths that a worker in another folder can use."""
+    """The job, with paths that a worker in another folder can use; cases of differing shapes go one by one."""
     where = (shared_path(cohort.path), cohort.snapshot, shared_path(model), about["version"])
-    return MapJob(*where, names, attributes, saliency, sign, loop, batch_size)
+    return MapJob(*where, names, attributes, method, settings, batch_size if cohort.grid is not None else 1)
 
 
 def make_maps(job: MapJob, todo: list[int], workers: int | None, hopeful: bool) -> Failed:
@@ -154,7 +197,8 @@ def make_maps(job: MapJob, todo: list[int], workers: int | None, hopeful: bool) 
     cohort = Cohort.open(job.cohort, job.snapshot)
     size = cases_in_shard(int(np.prod(cohort.shape(todo[0]))) if todo else 1, SHARD)
     parts = list(shards(todo, size))
-    with progress("localize" if job.loop else f"localize {job.saliency}", len(todo)) as advance:
+    what = f"localize {job.settings.saliency}" if job.method == "saliency" else "localize"
+    with progress(what, len(todo)) as advance:
         if goes_to_cluster(len(parts), workers):
             function, patience = partial(localize_shard, replace(job, threads=1)), None if hopeful else HOPELESS
             outcomes = shard_outcomes(function, parts, workers=workers, apart=True, worth=1, patience=patience)
@@ -209,18 +253,18 @@ def _noting(cohort: Cohort, cases: Sequence[int], begun: list[int]) -> Iterator[
 
 
 def plain_maps(
-    system: System, cohort: Cohort, cases: Sequence[int], saliency: str, sign: Sign, batch_size: int
+    system: System, cohort: Cohort, cases: Sequence[int], config: RefinementConfig, batch_size: int
 ) -> Iterator[PlainMap]:
-    """Score and map of each case by a plain saliency method, on the accelerator where there is one."""
+    """Score and map of each case by the configured saliency method, on the accelerator where there is one."""
     device = best_device()
     images = ((case, cohort.image(case)) for case in cases)
     yield from saliency_maps(
         system.to(device),
         system.to_input,
         images,
-        saliency,
+        config.method,
         target=system.target,
-        sign=sign,
+        sign=config.map_sign,
         batch_size=batch_size,
         device=device,
     )
@@ -238,8 +282,21 @@ def loop_settings(about: dict[str, Any], settings: dict[str, Any]) -> Refinement
 
 
 def _on_top(config: Config, settings: dict[str, Any]) -> RefinementConfig:
-    own = getattr(config, "refinement", RefinementConfig())
-    return validated(RefinementConfig, {**own.model_dump(), **settings}, where="--set")
+    """Settings of the system's saliency method go with another method only where they are given anew."""
+    own = own_settings(config)
+    same = settings.get("saliency", own["saliency"]) == own["saliency"]
+    given = settings.get("saliency_settings", {})
+    if isinstance(given, dict):
+        settings = {**settings, "saliency_settings": {**(own["saliency_settings"] if same else {}), **given}}
+    return validated(RefinementConfig, {**own, **settings}, where="--set")
+
+
+def own_settings(config: Config) -> dict[str, Any]:
+    """A system's `refinement`, or defaults with the saliency method that it is configured with."""
+    if hasattr(config, "refinement"):
+        return dict(config.refinement.model_dump())
+    chosen = {field: getattr(config, field) for field in SALIENCY_FIELDS if hasattr(config, field)}
+    return RefinementConfig(**chosen).model_dump()
 
 
 def prepare(cohort: Cohort, names: list[str], attributes: dict[str, Any], cases: list[int]) -> list[int]:

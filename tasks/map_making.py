@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 
 from models.localization.refinement import Refinement, RefinementConfig, refine
-from models.saliency import Sign
 from models.saliency.streaming import saliency_maps
-from models.system import System
+from models.system import Localization, System
 from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.model_files import describe_model, load_model
 from tasks.opened import opened_once
+from tasks.own_maps import OwnMap, own_maps, write_own
 from tasks.shards import WholeJobError
 
 PlainMap = tuple[int, float, np.ndarray]
@@ -32,9 +32,11 @@ _looking = threading.Lock()  # hooks on the one model of a process; a Dask worke
 
 @dataclass(frozen=True)
 class MapJob:
-    """What makes the maps of some cases, in any process; `loop` None: one plain map of `saliency`.
+    """What makes the maps of some cases, in any process.
 
-    `names` are the map sets: S and s_0 of the loop, or the plain one. `threads` None: as many as torch has.
+    `names` are the map sets: S and s_0 of the loop, or the one of a saliency method or of the system's own answers.
+    `settings` are the loop's; of them a saliency method alone takes its name, settings and sign, and own maps nothing.
+    `threads` None: as many as torch has.
     """
 
     cohort: str
@@ -43,9 +45,8 @@ class MapJob:
     version: str
     names: tuple[str, ...]
     attributes: dict[str, Any]
-    saliency: str
-    sign: Sign
-    loop: RefinementConfig | None
+    method: Localization
+    settings: RefinementConfig
     batch_size: int
     threads: int | None = None
 
@@ -60,29 +61,34 @@ def localize_shard(job: MapJob, cases: list[int]) -> None:
     write_shard(job, cohort, found)
 
 
-def cases_of(shard: Sequence[Refinement] | Sequence[PlainMap]) -> list[int]:
+def cases_of(shard: Sequence[Refinement | OwnMap | PlainMap]) -> list[int]:
     """The cases of a shard of answers."""
-    return [one.case if isinstance(one, Refinement) else one[0] for one in shard]
+    return [one.case if isinstance(one, Refinement | OwnMap) else one[0] for one in shard]
 
 
 def answers(
     job: MapJob, system: System, images: Iterator[tuple[int, np.ndarray]], loop: Loop = refine
 ) -> Iterator[Any]:
-    """A `Refinement` by the `loop`, or a plain map, an image."""
-    shown: dict[str, Any] = {"target": system.target, "batch_size": job.batch_size, "device": best_device()}
-    if job.loop is None:
-        return saliency_maps(system, system.to_input, images, job.saliency, sign=job.sign, **shown)
+    """A `Refinement` by the `loop`, an `OwnMap` or a plain map, an image."""
+    device, settings = best_device(), job.settings
+    if job.method == "own":
+        return own_maps(system, images, job.batch_size, device)
+    shown: dict[str, Any] = {"target": system.target, "batch_size": job.batch_size, "device": device}
+    if job.method == "saliency":
+        return saliency_maps(system, system.to_input, images, settings.method, sign=settings.map_sign, **shown)
     threads = job.threads or torch.get_num_threads()
-    return loop(system, system.to_input, images, job.loop, threads=threads, **shown)
+    return loop(system, system.to_input, images, settings, threads=threads, **shown)
 
 
 def write_shard(job: MapJob, cohort: Cohort, found: list[Any]) -> None:
     """One transaction a map set; WholeJobError where the cohort cannot be written."""
     try:
-        if job.loop is None:
+        if job.method == "own":
+            write_own(cohort, job.names[0], found, job.attributes)
+        elif job.method == "saliency":
             write_plain(cohort, job.names[0], found, job.attributes)
         else:
-            write_refined(cohort, list(job.names), found, job.loop, job.attributes)
+            write_refined(cohort, list(job.names), found, job.settings, job.attributes)
     except CohortError as error:
         raise WholeJobError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""VGG-16 as a regressor — Simonyan and Zisserman (2015), configuration D, fitted to larger images.
+"""VGG-16 and VGG-19 — Simonyan and Zisserman (2015), configurations D and E, fitted to larger and smaller images.
 
 At 512 pixels the iterative-refinement paper (section 2.1) gives the first convolution a stride of 2 and the first of
 block 5 no padding, so that block 5 still ends at 7×7×512 and the pre-trained fully connected layers fit:
@@ -17,21 +17,26 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from models.blocks.pretrained import load_all_but_last
 from models.config import Config
 from models.errors import ModelError
 
-BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions of blocks 1 to 5
+Depth = Literal[16, 19]
+CHANNELS = (64, 128, 256, 512, 512)  # of blocks 1 to 5
+CONVOLUTIONS: dict[Depth, tuple[int, ...]] = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 GROUPS = 8
 
 
 class VGGConfig(Config):
-    """Defaults are the paper's; the rest makes the same network small enough for a CPU.
+    """Defaults are the iterative-refinement paper's; the rest makes the same network small enough for a CPU.
 
-    `width` multiplies the channels of every block; `head` are the hidden layers' sizes. `block5_valid` leaves the
-    padding of block 5's first convolution away. `head_pool` averages block 5's output to that many pixels a side before
-    the head (None: as it is, the paper's). At 128 pixels take `stem_stride=1`.
+    `depth` counts the layers with weights: 16 is configuration D, 19 is E. `width` multiplies the channels of every
+    block; `head` are the hidden layers' sizes. `block5_valid` leaves the padding of block 5's first convolution away.
+    `head_pool` averages block 5's output to that many pixels a side before the head (None: as it is, the paper's). At
+    128 pixels take `stem_stride=1`. With `head_pool=1` and an empty `head`, class activation mapping applies.
     """
 
+    depth: Depth = 16
     in_channels: PositiveInt = 3
     outputs: PositiveInt = 1
     size: PositiveInt = 512
@@ -90,7 +95,8 @@ class VGGRegressor(nn.Module):
 
 def _convolutions(config: VGGConfig) -> Iterator[nn.Module]:
     channels = config.in_channels
-    for block, (full_width, convolutions) in enumerate(BLOCKS, start=1):
+    blocks = zip(CHANNELS, CONVOLUTIONS[config.depth], strict=True)
+    for block, (full_width, convolutions) in enumerate(blocks, start=1):
         width = max(1, round(full_width * config.width))
         for convolution in range(convolutions):
             stride = config.stem_stride if (block, convolution) == (1, 0) else 1
@@ -111,7 +117,7 @@ def _normalisation(kind: str, channels: int) -> Iterator[nn.Module]:
 
 def _head(config: VGGConfig) -> Iterator[nn.Module]:
     side = config.head_pool or config.feature_side
-    channels = max(1, round(BLOCKS[-1][0] * config.width))
+    channels = max(1, round(CHANNELS[-1] * config.width))
     sizes = (channels * side**2, *config.head)
     for before, after in pairwise(sizes):
         yield nn.Linear(before, after)
@@ -127,19 +133,15 @@ def _kaiming(module: nn.Module) -> None:
 
 
 def load_torchvision_state(network: VGGRegressor, state: Mapping[str, Tensor]) -> None:
-    """Take a torchvision VGG-16's weights (`vgg16`, `vgg16_bn`) but for its 1000-way layer, which stays as initialised.
+    """Take a torchvision VGG's weights (`vgg16`, `vgg16_bn`, `vgg19`, `vgg19_bn`) but for its 1000-way layer.
 
-    ModelError names the first layer that does not fit; full width, 3 channels, a 4096-4096 head and 7×7 before it are
-    needed.
+    That one stays as initialised. ModelError names the first layer that does not fit; full width, 3 channels, a
+    4096-4096 head and 7×7 before it are needed.
     """
-    last = f"classifier.{len(network.classifier) - 1}."
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(last)}
-    given = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.6.")}
-    for name in sorted(own.keys() | given.keys()):
-        found, wanted = (tuple(tensors[name].shape) if name in tensors else None for tensors in (given, own))
-        if found != wanted:
-            raise ModelError(
-                f"pre-trained '{name}' is {found or 'absent'}, the network's {wanted or 'absent'}: the weights fit "
-                "VGG-16 of the default width, head, channels, and of the normalisation they were trained with"
-            )
-    network.load_state_dict(given, strict=False)
+    load_all_but_last(
+        network,
+        state,
+        last=f"classifier.{len(network.classifier) - 1}.",
+        given_last="classifier.6.",
+        fits="a VGG of the default width, head and channels, and of the depth and normalisation they were trained with",
+    )

@@ -13,41 +13,34 @@ out  score     (B,) the predicted grade
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar
 
-import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
-from torch import Tensor, nn
+from pydantic import PositiveFloat, model_validator
+from torch import Tensor
 
+from models.blocks.intensities import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    channel_values,
+    refuse_other_lengths,
+    refuse_other_shapes,
+    scaled,
+    standardised,
+)
 from models.blocks.vgg import VGGConfig, VGGRegressor, load_torchvision_state
 from models.config import Config
-from models.errors import ModelError
 from models.localization.refinement import RefinementConfig
+from models.optimisers import OptimiserConfig, configured
 from models.registry import system
-from models.saliency import SALIENCY, Explanation, attribution_map
-from models.system import Batch, Prediction, System
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class OptimiserConfig(Config):
-    """The paper's optimiser is SGD with Nesterov momentum 0.9.
-
-    It leaves open the learning rate, weight decay and schedule. AdamW and the one-cycle schedule are for small
-    networks on a CPU.
-    """
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: PositiveFloat = 1e-3
-    momentum: NonNegativeFloat = Field(default=0.9, lt=1.0)
-    weight_decay: NonNegativeFloat = 5e-4
-    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+from models.saliency import Explanation, attribution_map
+from models.system import Batch, Localization, Prediction, System
 
 
 class IterativeRefinementConfig(Config):
     """`mean` and `std` normalise intensities scaled to 0 … 1: one value, or one a channel.
 
-    None: ImageNet's for three channels, the mean over its channels for any other number.
+    None: ImageNet's for three channels, the mean over its channels for any other number. The paper's optimiser is SGD
+    with Nesterov momentum 0.9; it leaves open the learning rate, weight decay and schedule.
     """
 
     network: VGGConfig = VGGConfig()
@@ -60,11 +53,7 @@ class IterativeRefinementConfig(Config):
     def _one_output_and_fitting_channels(self) -> "IterativeRefinementConfig":
         if self.network.outputs != 1:
             raise ValueError(f"the grade is one number: network.outputs must be 1, not {self.network.outputs}")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) not in (1, self.network.in_channels):
-                raise ValueError(
-                    f"{name} has {len(values)} values for {self.network.in_channels} channels: give 1 or one each"
-                )
+        refuse_other_lengths(self.network.in_channels, {"mean": self.mean, "std": self.std})
         return self
 
 
@@ -86,6 +75,7 @@ def grade_loss(predicted: Tensor, grade: Tensor, weight: Tensor | None = None) -
 class IterativeRefinement(System):
     """The grade regressor whose saliency the refinement loop refines."""
 
+    localization: ClassVar[Localization] = "iterative-refinement"
     config: IterativeRefinementConfig
 
     def __init__(self, config: IterativeRefinementConfig):
@@ -101,14 +91,9 @@ class IterativeRefinement(System):
 
     def to_input(self, image: Tensor) -> Tensor:
         """Stored intensities (B, C, H, W) → scaled to 0 … 1 and normalised, in the network's precision."""
-        if image.shape[1] != self.config.network.in_channels:
-            raise ModelError(
-                f"the images have {image.shape[1]} channels, the network takes {self.config.network.in_channels}"
-            )
-        white = 65535 if image.dtype == torch.uint16 else 255
+        refuse_other_shapes(image, self.config.network.in_channels, axes=2)
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        normalised: Tensor = (image.to(mean.dtype) / white - mean) / std
-        return normalised
+        return standardised(scaled(image, mean.dtype), mean, std)
 
     def forward(self, image: Tensor) -> Tensor:
         """`to_input`'s tensor → grades (B, 1)."""
@@ -120,7 +105,7 @@ class IterativeRefinement(System):
 
     def explain(self, image: Tensor) -> Explanation:
         """Score and attribution of stored images by the configured saliency method."""
-        return SALIENCY[self.config.refinement.saliency](self, self.to_input(image), self.target)
+        return self.config.refinement.method(self, self.to_input(image), self.target)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Section 2.1's loss on `image` and `label`, with the cases' `weight` where there is one."""
@@ -139,44 +124,7 @@ class IterativeRefinement(System):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser, and a schedule over all steps of the training."""
-        chosen = optimiser(self.network, self.config.optimiser)
-        if self.config.optimiser.schedule == "constant":
-            return {"optimizer": chosen}
-        steps = int(self.trainer.estimated_stepping_batches)
-        return {
-            "optimizer": chosen,
-            "lr_scheduler": {"scheduler": schedule(chosen, self.config.optimiser, steps), "interval": "step"},
-        }
+        return configured(self, self.network, self.config.optimiser)
 
     def _loss(self, batch: Batch, weight: Tensor | None = None) -> Tensor:
         return grade_loss(self.target(self(self.to_input(batch["image"]))), batch["label"], weight)
-
-
-def channel_values(given: tuple[float, ...] | None, colour: tuple[float, ...], channels: int) -> Tensor:
-    """`given`, or the public values of three `colour` channels, or their mean for another number of channels."""
-    return torch.tensor(given or (colour if channels == len(colour) else (sum(colour) / len(colour),)))
-
-
-def optimiser(network: nn.Module, config: OptimiserConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW with the same momentum as its β₁."""
-    if config.name == "adamw":
-        betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay
-        )
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
-    )
-
-
-def schedule(
-    chosen: torch.optim.Optimizer, config: OptimiserConfig, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Cosine decay to zero, or one cycle up to `learning_rate` and down, over `steps` optimiser steps."""
-    if config.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(chosen, T_max=steps)
-    return torch.optim.lr_scheduler.OneCycleLR(chosen, max_lr=config.learning_rate, total_steps=steps)

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ from torch import nn
 from models.config import Config
 from models.errors import ModelError
 from models.inpainting import INPAINTERS, Inpainter, inpaint_case
-from models.saliency import ONLY_POSITIVE, SALIENCY, Sign, Target, default_sign
+from models.saliency import ONLY_POSITIVE, SALIENCY, Method, Sign, Target, default_sign, saliency_method
 from models.saliency.streaming import ToInput, explained
 
 StopReason = Literal["score", "cap", "empty_mask"]
@@ -42,11 +42,12 @@ class RefinementConfig(Config):
 
     What it leaves open: `threshold` (a percentile of the map, Otsu's, or a fraction of the map's maximum) and its
     `threshold_value` in percent or as a fraction (Otsu has none); `dilation` of the mask and inpainting `radius` in
-    pixels; the `decay` λ; `max_iterations`. `sign` None is the method's own: negative for gradients, positive for
-    Grad-CAM, which has no other.
+    pixels; the `decay` λ; `max_iterations`. `saliency_settings` are keyword settings of the saliency method. `sign`
+    None is the method's own: negative for gradients, positive for evidence.
     """
 
     saliency: str = "guided_backprop"
+    saliency_settings: dict[str, Any] = Field(default_factory=dict)
     sign: Sign | None = None
     threshold: Literal["percentile", "otsu", "fraction"] = "percentile"
     threshold_value: NonNegativeFloat = 99.5
@@ -62,11 +63,20 @@ class RefinementConfig(Config):
         """`sign`, or the method's own."""
         return self.sign or default_sign(self.saliency)
 
+    @property
+    def method(self) -> Method:
+        """The saliency method with its settings."""
+        return saliency_method(self.saliency, self.saliency_settings)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for what, name, known in (("saliency", self.saliency, SALIENCY), ("inpainter", self.inpainter, INPAINTERS)):
             if name not in known:
                 raise ValueError(f"{what} '{name}' is unknown; there are: {', '.join(known)}")
+        try:
+            saliency_method(self.saliency, self.saliency_settings)
+        except ModelError as error:
+            raise ValueError(str(error)) from error
         if self.saliency in ONLY_POSITIVE and self.sign == "negative":
             raise ValueError(f"{self.saliency} maps have no negative part: leave sign away or set it to positive")
         limit = {"percentile": 100.0, "fraction": 1.0, "otsu": math.inf}[self.threshold]
@@ -123,8 +133,8 @@ def refine(
     """Refine each (case, image (C, H, W)): read as room for it appears, yielded as it stops, so in no fixed order.
 
     `model` is on `device`; `batch_size` images are on it at a time and as many are being inpainted by `threads`. A
-    case's result does not depend on its batch. One iteration costs one forward and one backward pass and one
-    inpainting. ModelError where a score is not a number.
+    case's result does not depend on its batch. One iteration costs one inpainting and what the saliency method does:
+    one forward and one backward pass for guided backpropagation. ModelError where a score is not a number.
     """
     inpainter = INPAINTERS[config.inpainter](config.radius)
     waiting = iter(images)
@@ -168,8 +178,8 @@ def _look(
     target: Target,
     device: torch.device | str,
 ) -> None:
-    """y_i and s_i of every case by one forward and one backward pass, and the sum of step 5 so far."""
-    method, sign = config.saliency, config.map_sign
+    """y_i and s_i of every case by one call of the saliency method, and the sum of step 5 so far."""
+    method, sign = config.method, config.map_sign
     images = [case.image for case in cases]
     scores, maps = explained(model, to_input, images, method, target=target, sign=sign, device=device)
     for case, score, saliency in zip(cases, scores.tolist(), maps, strict=True):

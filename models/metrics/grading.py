@@ -1,8 +1,12 @@
-"""Agreement of a predicted severity score with the grade 0–4 of an image, with 95 % patient-level bootstrap intervals.
+"""Agreement of a score with the grade 0–4 or the class of an image, with 95 % patient-level bootstrap intervals.
 
 κ = 1 − Σ_ij (i − j)² O_ij / Σ_ij (i − j)² E_ij        E_ij = row_i · column_j / n                 (1)
 
-AUC = P(score of a referable case > score of another) + ½ P(equal)                                 (2)
+AUC = P(score of a positive case > score of another) + ½ P(equal)                                  (2)
+
+sensitivity = P(score > threshold | positive)          specificity = P(score ≤ threshold | negative)
+
+Positive is a referable grade (> 1), or the greater of two classes.
 """
 
 from collections.abc import Sequence
@@ -30,17 +34,32 @@ _DRAWS_AT_ONCE = 2_000_000
 
 
 def grading_metrics(
-    label: npt.ArrayLike, score: npt.ArrayLike, patients: Sequence[str], *, resamples: int = 1000, seed: int = 0
+    label: npt.ArrayLike,
+    score: npt.ArrayLike,
+    patients: Sequence[str],
+    *,
+    abnormal_from: float | None = None,
+    threshold: float = 0.0,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, float | Interval]:
-    """`mse`, `kappa` (quadratic, of the rounded score), `auc_referable` (label > 1), each with its `<key>_interval`.
+    """The metrics that fit the labels and the score, each with its `<key>_interval`.
 
-    `label` (N,) holds whole grades, NaN where missing (such cases take no part); `score` (N,) is the raw regression.
+    `label` (N,), NaN where missing (such cases take no part), and `score` (N,). With `abnormal_from` the score is a
+    classifier's: positive is a label of at least that, told by a score above `threshold`; `auc`, `accuracy`,
+    `sensitivity` and `specificity`. Without it the score is a regression's: of labels 0 and 1, both there, `auc`; of
+    whole grades `mse`, `kappa` (quadratic, of the rounded score) and `auc_referable` (label > 1).
 
     Raises:
-        ModelError: lengths differ, no label is known, a label is no grade 0–4, or a score is not finite.
+        ModelError: lengths differ, no label is known, a regressed label is no grade 0–4, or a score is not finite.
     """
     labels, scores, names = _checked(label, score, patients)
     resampled = patient_resamples(names, resamples, seed)
+    if abnormal_from is not None:
+        return with_intervals(class_draws(labels >= abnormal_from, scores, resampled, threshold))
+    _refuse_other_labels(labels)
+    if np.array_equal(np.unique(labels), (0, 1)):
+        return with_intervals({"auc": auc_draws(labels == 1, scores, resampled)})
     return with_intervals(
         {
             "mse": mean_draws((labels - scores) ** 2, resampled),
@@ -48,6 +67,19 @@ def grading_metrics(
             "auc_referable": auc_draws(labels > _REFERABLE_ABOVE, scores, resampled),
         }
     )
+
+
+def class_draws(
+    is_positive: npt.NDArray[np.bool_], score: Floats, resampled: Resamples, threshold: float
+) -> dict[str, Floats]:
+    """Metrics of a classifier for each row of weights; NaN where the class that they are about is missing."""
+    is_right = (score > threshold) == is_positive
+    return {
+        "auc": auc_draws(is_positive, score, resampled),
+        "accuracy": mean_draws(is_right, resampled),
+        "sensitivity": mean_draws(np.where(is_positive, is_right, np.nan), resampled),
+        "specificity": mean_draws(np.where(is_positive, np.nan, is_right), resampled),
+    }
 
 
 def rounded_grade(score: Floats) -> npt.NDArray[np.intp]:
@@ -101,10 +133,12 @@ def _checked(label: npt.ArrayLike, score: npt.ArrayLike, patients: Sequence[str]
         raise ModelError("no case has a label; grading needs labelled cases")
     labels, scores = labels[known], scores[known]
     names = [str(name) for name, keep in zip(patients, known, strict=True) if keep]
-    if not np.isin(labels, np.arange(GRADES)).all():
-        raise ModelError(
-            f"label {labels[~np.isin(labels, np.arange(GRADES))][0]:g} is no grade; grades are 0, 1, 2, 3, 4"
-        )
     if not np.isfinite(scores).all():
         raise ModelError("a score is not finite; every case needs a finite prediction")
     return labels, scores, names
+
+
+def _refuse_other_labels(labels: Floats) -> None:
+    is_grade = np.isin(labels, np.arange(GRADES))
+    if not is_grade.all():
+        raise ModelError(f"label {labels[~is_grade][0]:g} is no grade; grades are 0, 1, 2, 3, 4")

@@ -1,31 +1,23 @@
 """Where does the score come from? Saliency methods for any torch model, batched, in two and three dimensions.
 
-Each method is `(model, image, target) -> Explanation` and leaves the model as it was; `SALIENCY` names them.
+Each method is `(model, image, target, **settings) -> Explanation` and leaves the model as it was; `SALIENCY` names
+them, `saliency_method` binds their settings.
 """
 
+from models.saliency.cam import cam
+from models.saliency.deeplift import deeplift
 from models.saliency.explanation import Explanation, Method, Sign, attribution_map
 from models.saliency.grad_cam import grad_cam
+from models.saliency.grad_cam_plus_plus import grad_cam_plus_plus
 from models.saliency.gradient import gradient
 from models.saliency.guided_backprop import guided_backprop
+from models.saliency.guided_grad_cam import guided_grad_cam
+from models.saliency.integrated_gradients import integrated_gradients
+from models.saliency.occlusion import occlusion
+from models.saliency.rise import rise
+from models.saliency.settings import ONLY_POSITIVE, SALIENCY, default_sign, saliency_method, settings_of
 from models.saliency.smoothgrad import smoothgrad
 from models.saliency.targets import Target, class_logit, negated, regression_output
-
-SALIENCY: dict[str, Method] = {
-    "gradient": gradient,
-    "guided_backprop": guided_backprop,
-    "grad_cam": grad_cam,
-    "smoothgrad": smoothgrad,
-}
-ONLY_POSITIVE = ("grad_cam",)
-
-
-def default_sign(name: str) -> Sign:
-    """The part of a method's attribution that marks lesions unless the user says otherwise.
-
-    Negative for gradients (the iterative-refinement paper, section 2.2); positive for maps that have no other part.
-    """
-    return "positive" if name in ONLY_POSITIVE else "negative"
-
 
 __all__ = [
     "ONLY_POSITIVE",
@@ -35,12 +27,21 @@ __all__ = [
     "Sign",
     "Target",
     "attribution_map",
+    "cam",
     "class_logit",
+    "deeplift",
     "default_sign",
     "grad_cam",
+    "grad_cam_plus_plus",
     "gradient",
     "guided_backprop",
+    "guided_grad_cam",
+    "integrated_gradients",
     "negated",
+    "occlusion",
     "regression_output",
+    "rise",
+    "saliency_method",
+    "settings_of",
     "smoothgrad",
 ]

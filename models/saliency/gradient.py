@@ -38,6 +38,12 @@ def scored(model: nn.Module, pixels: Tensor, target: Target) -> Tensor:
     return score
 
 
+def plain_score(model: nn.Module, image: Tensor, target: Target) -> Tensor:
+    """y (B,) alone, in evaluation mode and without a graph."""
+    with evaluation(model), torch.no_grad():
+        return scored(model, leaf(image), target)
+
+
 def derivative(score: Tensor, by: Tensor) -> Tensor:
     """∂y_b/∂x_b for every case of the batch, which don't mix in evaluation mode."""
     if not score.requires_grad:

@@ -7,11 +7,11 @@ out  attribution  (B, C, *spatial), score per unit of input; `score` is that of 
 """
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from models.saliency.explanation import Explanation, Method
-from models.saliency.gradient import gradient, leaf, scored
-from models.saliency.hooks import evaluation
+from models.saliency.gradient import gradient, plain_score
 from models.saliency.targets import Target
 
 
@@ -20,8 +20,8 @@ def smoothgrad(
     image: Tensor,
     target: Target,
     *,
-    samples: int = 50,
-    noise: float = 0.15,
+    samples: PositiveInt = 50,
+    noise: NonNegativeFloat = 0.15,
     generator: torch.Generator | None = None,
     method: Method = gradient,
 ) -> Explanation:
@@ -29,8 +29,7 @@ def smoothgrad(
 
     One draw serves every case of the batch, so that a case's map does not depend on the company it is in.
     """
-    with evaluation(model), torch.no_grad():
-        score = scored(model, leaf(image), target)
+    score = plain_score(model, image, target)
     generator = generator or torch.Generator().manual_seed(0)
     sigma = noise * intensity_range(image)
     total = torch.zeros_like(image)

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
-from models.saliency import SALIENCY, Sign, Target, attribution_map
+from models.saliency import Method, Sign, Target, attribution_map
 
 ToInput = Callable[[Tensor], Tensor]
 
@@ -17,7 +16,7 @@ def saliency_maps(
     model: nn.Module,
     to_input: ToInput,
     images: Iterable[tuple[int, np.ndarray]],
-    name: str,
+    method: Method,
     *,
     target: Target,
     sign: Sign,
@@ -28,12 +27,10 @@ def saliency_maps(
 
     `model` is on `device`.
     """
-    if name not in SALIENCY:
-        raise ModelError(f"no saliency method is called '{name}'; there are: {', '.join(SALIENCY)}")
     waiting = iter(images)
     while batch := list(islice(waiting, batch_size)):
         cases, arrays = zip(*batch, strict=True)
-        scores, maps = explained(model, to_input, arrays, name, target=target, sign=sign, device=device)
+        scores, maps = explained(model, to_input, arrays, method, target=target, sign=sign, device=device)
         yield from zip(cases, scores.tolist(), maps, strict=True)
 
 
@@ -41,7 +38,7 @@ def explained(
     model: nn.Module,
     to_input: ToInput,
     images: Iterable[np.ndarray],
-    name: str,
+    method: Method,
     *,
     target: Target,
     sign: Sign,
@@ -49,6 +46,6 @@ def explained(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (B,) and maps (B, *spatial), float32 on the host, of images (C, *spatial) that fit the device at once."""
     stored = torch.from_numpy(np.stack(list(images))).to(device)
-    score, attribution = SALIENCY[name](model, to_input(stored), target)
+    score, attribution = method(model, to_input(stored), target)
     maps = attribution_map(attribution, sign)
     return score.float().cpu().numpy(), maps.float().cpu().numpy()

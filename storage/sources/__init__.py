@@ -73,6 +73,10 @@ _OPENERS = {
     "autopet": "datasets.open_autopet",
 }
 NAMES = tuple(_OPENERS)
+_SIMULATORS = {
+    "sim:fundus": "simulated_fundus.SimulatedFundus",
+    "sim:skin_biomarkers": "skin_biomarkers.SkinBiomarkers",
+}
 
 
 def open_source(
@@ -126,7 +130,9 @@ def _simulated(address: str, given: dict[str, Any]) -> Source:
         raise SourceError(
             f"{address} takes no {min(given)}; a simulator has its options in the address: sim:fundus?size=128"
         )
-    from storage.sources.simulated_fundus import SimulatedFundus
-
-    source: Source = SimulatedFundus.from_address(address)
+    name = address.partition("?")[0]
+    if name not in _SIMULATORS:
+        raise SourceError(f"{address}: no such simulator; there is: {', '.join(_SIMULATORS)}")
+    module, _, kind = _SIMULATORS[name].rpartition(".")
+    source: Source = getattr(import_module(f"storage.sources.{module}"), kind).from_address(address)
     return source

@@ -9,20 +9,20 @@ the shorter one, and cases can be read in any order and by any thread. What it s
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from urllib.parse import parse_qsl
 
 from storage.case import Case, Listed
 from storage.errors import SourceError
 from storage.geometry import plain
-from storage.sources.fundus import LESIONS, Difficulty, draw_scene, photograph, stream
+from storage.sources.fundus import LESIONS, Difficulty, draw_scene, photograph
 from storage.sources.fundus.spots import FIELD_SHARE
+from storage.sources.simulated import Parameters, parse, stream
 
 ADDRESS = "sim:fundus"
 FIELD_MM = 12.0  # of retina across the field of view, which makes the optic disc 1.9 mm wide
 SECOND_EYES = 0.8  # share of patients with both eyes photographed, where `patients` is not given
 _RELEASE = 1  # counts changes of the simulator that change its pictures, so that a cohort takes them for new files
 _LIMITS = {"cases": (1, 1_000_000), "size": (32, 4096), "seed": (0, 2**63 - 1), "patients": (1, 1_000_000)}
-_KNOWN = "cases=200, size=128, seed=0, patients (one or two cases each)"
+_ALLOWED = Parameters(ADDRESS, "cases=200, size=128, seed=0, patients (one or two cases each)", _LIMITS)
 
 
 class SimulatedFundus:
@@ -54,7 +54,7 @@ class SimulatedFundus:
     @classmethod
     def from_address(cls, address: str) -> "SimulatedFundus":
         """Open e.g. `sim:fundus?cases=200&size=128&seed=0`; SourceError names what is wrong and what is known."""
-        numbers = _parse(address)
+        numbers = parse(address, _ALLOWED).numbers
         cases, patients = numbers.get("cases", 200), numbers.get("patients")
         if patients is not None and not patients <= cases <= 2 * patients:
             most = 2 * patients
@@ -127,24 +127,3 @@ def _deal(cases: int, patients: int) -> list[tuple[int, int]]:
 
 def _index(key: Listed) -> int:
     return int(key.file.rpartition("#")[2])
-
-
-def _parse(address: str) -> dict[str, int]:
-    """The whole numbers of an address; SourceError in one line for an unknown name, a repeated one or a bad value."""
-    kind, _, query = address.partition("?")
-    if kind != ADDRESS:
-        raise SourceError(f"{address}: no such simulator; it should read {ADDRESS}?cases=200&size=128&seed=0.")
-    numbers: dict[str, int] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in _LIMITS or name in numbers:
-            problem = "is given twice" if name in numbers else "is unknown"
-            raise SourceError(f"{address}: parameter '{name}' {problem}; it takes {_KNOWN}.")
-        numbers[name] = _whole_number(address, name, text)
-    return numbers
-
-
-def _whole_number(address: str, name: str, text: str) -> int:
-    low, high = _LIMITS[name]
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-        raise SourceError(f"{address}: {name}='{text}' is not a whole number from {low} to {high}; it takes {_KNOWN}.")
-    return int(text)

@@ -1,9 +1,9 @@
 """What each fold's model says of the cases it never saw: maps in the cohort, and a table of scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -17,14 +17,16 @@ from models.system import System
 from storage.cohort import Cohort
 from storage.loading import CohortImages
 from tasks.folds.plan import FoldJob, Plan, labels_of, tell
-from tasks.localization import SHARD, plain_maps, prepare, refinement_config
-from tasks.map_making import best_device, write_plain
+from tasks.localization import OWN, SALIENCY_FIELDS, SHARD, plain_maps, prepare, refinement_config
+from tasks.map_making import PlainMap, best_device, write_plain
 from tasks.model_files import describe_model, load_model
+from tasks.own_maps import OwnMap, own_maps, write_own
 from tasks.progress import Advance, progress
 from tasks.reuse import code_digest
 from tasks.shards import shards
 
 COLUMNS = ("case", "fold", "repeat", "score")
+Way = Literal["own", "saliency"]
 NO_MAPS = (ModelError, NotImplementedError, RuntimeError, ValueError)  # what a network says of images it cannot take
 
 
@@ -50,63 +52,88 @@ def predict_held_out(plan: Plan, folders: Sequence[Path]) -> tuple[list[str], pd
     are predicted: columns case_id, patient_id, split, fold, repeat, label, score.
     """
     models = [FoldModel(*one, describe_model(one[1])) for one in zip(plan.folds, folders, strict=True)]
-    cohort, system = Cohort.open(plan.cohort), models[0].system
-    config = refinement_config(system, {})
-    reason = why_no_maps(system, cohort, plan.folds[0].fold.held_out[0], config)
+    cohort = Cohort.open(plan.cohort)
+    way, reason = way_of_mapping(models[0].system, cohort, plan.folds[0].fold.held_out[0])
     with progress("predict held-out cases", len(plan.cases) * plan.repeats) as advance:
-        if reason:
+        if way is None:
             tell(f"cross-validation: no maps of held-out cases, scores alone: {reason}")
             return [], predicted_table(plan, cohort, models, advance)
         names = [
             write_repeat(
-                cohort, plan, repeat, [model for model in models if model.planned.fold.repeat == repeat], advance
+                cohort, plan, repeat, [model for model in models if model.planned.fold.repeat == repeat], way, advance
             )
             for repeat in range(1, plan.repeats + 1)
         ]
     return names, mapped_table(plan, cohort, names)
 
 
-def why_no_maps(system: System, cohort: Cohort, case: int, config: RefinementConfig) -> str:
-    """The reason why the saliency method gives no map on the grid of a case; empty where it does."""
+def way_of_mapping(system: System, cohort: Cohort, case: int) -> tuple[Way | None, str]:
+    """How the system gives maps: its own where it localises by them, else its saliency; none of both, and why."""
+    reason = ""
+    ways: tuple[Way, ...] = ("own", "saliency") if system.localization == "own" else ("saliency",)
+    for way in ways:
+        if not (reason := why_no_maps(system, cohort, case, way)):
+            return way, ""
+    return None, reason
+
+
+def why_no_maps(system: System, cohort: Cohort, case: int, way: Way) -> str:
+    """The reason why the system gives no such map on the grid of a case; empty where it does."""
     try:
-        [(_, _, saliency)] = plain_maps(system, cohort, [case], config.saliency, config.map_sign, 1)
+        [found] = maps_of(system, cohort, [case], way, 1)
     except NO_MAPS as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
-    if saliency.shape != cohort.shape(case):
-        return f"a map of {saliency.shape} does not fit a case of {cohort.shape(case)}"
+    if found[2].shape != cohort.shape(case):
+        return f"a map of {found[2].shape} does not fit a case of {cohort.shape(case)}"
     return ""
 
 
-def write_repeat(cohort: Cohort, plan: Plan, repeat: int, models: Sequence[FoldModel], advance: Advance) -> str:
+def maps_of(
+    system: System, cohort: Cohort, cases: Sequence[int], way: Way, batch_size: int
+) -> Iterator[OwnMap] | Iterator[PlainMap]:
+    """(case, score, map, …) of each case."""
+    if way == "saliency":
+        return plain_maps(system, cohort, cases, refinement_config(system, {}), batch_size)
+    device = best_device()
+    return own_maps(system.to(device), ((case, cohort.image(case)) for case in cases), batch_size, device)
+
+
+def write_repeat(
+    cohort: Cohort, plan: Plan, repeat: int, models: Sequence[FoldModel], way: Way, advance: Advance
+) -> str:
     """Write the maps that one repeat lacks, each by its fold's model; the name of the set."""
     config = refinement_config(models[0].system, {})
-    name, attributes = map_set(plan, repeat, config), map_attributes(plan, repeat, models, config)
+    name = map_set(plan, repeat, config.saliency if way == "saliency" else OWN)
+    attributes = map_attributes(plan, repeat, models, way, config)
+    write: Callable[..., None] = write_plain if way == "saliency" else write_own
     todo = set(prepare(cohort, [name], attributes, plan.cases))
     advance(len(plan.cases) - len(todo), "")
     for model in models:
         cases = [case for case in model.planned.fold.held_out if case in todo]
         size = cases_at_once(cohort, model.planned)
         noted = {"fold": model.planned.fold.number, "model": model.about["version"]}
-        found = plain_maps(model.system, cohort, cases, config.saliency, config.map_sign, size) if cases else ()
+        found: Iterable[OwnMap | PlainMap] = maps_of(model.system, cohort, cases, way, size) if cases else ()
         for shard in shards(found, SHARD):
-            write_plain(cohort, name, shard, attributes, **noted)
+            write(cohort, name, shard, attributes, **noted)
             advance(len(shard), model.planned.name)
     return name
 
 
-def map_set(plan: Plan, repeat: int, config: RefinementConfig) -> str:
-    """`<system>/cv-<key>/<saliency method>`, with the number of a repeat after the first."""
-    return f"{plan.system}/cv-{plan.key[:8]}/{config.saliency}" + (f"-r{repeat}" if repeat > 1 else "")
+def map_set(plan: Plan, repeat: int, end: str) -> str:
+    """`<system>/cv-<key>/<saliency method, or map>`, with the number of a repeat after the first."""
+    return f"{plan.system}/cv-{plan.key[:8]}/{end}" + (f"-r{repeat}" if repeat > 1 else "")
 
 
-def map_attributes(plan: Plan, repeat: int, models: Sequence[FoldModel], config: RefinementConfig) -> dict[str, Any]:
+def map_attributes(
+    plan: Plan, repeat: int, models: Sequence[FoldModel], way: Way, config: RefinementConfig
+) -> dict[str, Any]:
     """What made a set of maps: `models` has the version of each fold's model, the table which fold a case is of."""
+    described = config.model_dump(mode="json", include=set(SALIENCY_FIELDS)) | {"sign": config.map_sign}
     return {
         "system": plan.system,
         "target": plan.target,
         "method": "cross-validation",
-        "saliency": config.saliency,
-        "sign": config.map_sign,
+        **(described if way == "saliency" else {"saliency": way}),
         "repeat": repeat,
         "models": {str(model.planned.fold.number): model.about["version"] for model in models},
         "snapshot": models[0].about["snapshot"],

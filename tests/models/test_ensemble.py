@@ -9,12 +9,14 @@ from models.ensemble import Ensemble
 from models.errors import ModelError
 from models.localization.refinement import RefinementConfig, refine
 from models.registry import build
-from models.saliency import SALIENCY, attribution_map, default_sign
+from models.saliency import attribution_map, default_sign, saliency_method
 from models.saliency.streaming import saliency_maps
 from models.system import System
+from tests.models.cheap import METHODS
 from tests.toys import MODULES
 
 SMALL = {"network": {"size": 64, "stem_stride": 1, "width": 0.05, "head": [8], "normalisation": "batch"}}
+POOLED = {"network": SMALL["network"] | {"block5_valid": False, "head": [], "head_pool": 1}}
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +25,10 @@ def _toys(monkeypatch):
     registry._import_families.cache_clear()
 
 
-def refiners(count=3):
+def refiners(count=3, config=SMALL):
     """Untrained ones of clearly different weights and batch statistics."""
     torch.manual_seed(0)
-    members = [build("iterative-refinement", SMALL) for _ in range(count)]
+    members = [build("iterative-refinement", config) for _ in range(count)]
     for member in members:
         member.train()(member.to_input(stored(8)) + torch.randn(1))
     return [member.eval() for member in members]
@@ -45,13 +47,22 @@ def assert_explains_as_the_mean(explained, each):
     )
 
 
-@pytest.mark.parametrize("name", SALIENCY)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_explains_the_mean_by_the_mean_of_the_members(name):
-    members = refiners()
-    ensemble, method = Ensemble(members), SALIENCY[name]
+    members = refiners(config=POOLED)
+    ensemble, method = Ensemble(members), METHODS[name]
     image = ensemble.to_input(stored())
     each = [method(member, image, member.target) for member in members]
     assert not torch.allclose(each[0].attribution, each[1].attribution)
+    assert_explains_as_the_mean(method(ensemble, image, ensemble.target), each)
+
+
+def test_a_layer_is_named_as_in_one_member():
+    members = refiners(2)
+    ensemble, settings = Ensemble(members), {"layer": "network.features.10"}
+    method = saliency_method("grad_cam", settings)
+    image = ensemble.to_input(stored())
+    each = [method(member, image, member.target) for member in members]
     assert_explains_as_the_mean(method(ensemble, image, ensemble.target), each)
 
 
@@ -86,8 +97,10 @@ def test_localises_like_one_model(name):
     images = list(enumerate(stored().numpy()))
     options = {"target": ensemble.target, "batch_size": 2, "device": "cpu"}
     refined = {one.case: one for one in refine(ensemble, ensemble.to_input, images, config, threads=1, **options)}
-    streamed = saliency_maps(ensemble, ensemble.to_input, images, name, sign=config.map_sign, **options)
-    each = [SALIENCY[name](member, member.to_input(stored()), member.target) for member in ensemble.members]
+    streamed = saliency_maps(
+        ensemble, ensemble.to_input, images, saliency_method(name), sign=config.map_sign, **options
+    )
+    each = [METHODS[name](member, member.to_input(stored()), member.target) for member in ensemble.members]
     attribution = torch.stack([one.attribution for one in each]).mean(dim=0)
     expected = attribution_map(attribution, default_sign(name)).numpy()
     for case, score, found in streamed:
@@ -132,9 +145,9 @@ def test_the_weights_are_those_of_the_members():
 
 
 def test_members_are_left_as_they_were():
-    members = [member.train() for member in refiners(2)]
+    members = [member.train() for member in refiners(2, POOLED)]
     before = [value.clone() for member in members for value in member.state_dict().values()]
-    for method in SALIENCY.values():
+    for method in METHODS.values():
         method(Ensemble(members), members[0].to_input(stored()), members[0].target)
     assert all(torch.equal(a, b) for a, b in zip(before, Ensemble(members).state_dict().values(), strict=True))
     assert all(member.training for member in members)

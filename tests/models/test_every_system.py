@@ -1,44 +1,134 @@
-"""One integration test over every registered system: fit two steps, predict, save, load, predict the same."""
+"""What holds for every registered system: its stages fit, what is saved predicts the same, wrong images are refused."""
+
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
+from models.errors import ModelError
 from models.registry import build, systems
+from models.system import Prediction, System
 from tasks.model_files import load_model, save_model
 
 SIZE = 64
-SMALL = {
-    "iterative-refinement": {
-        "network": {"size": SIZE, "stem_stride": 1, "width": 0.1, "normalisation": "batch", "head": [8], "head_pool": 1}
-    }
+SEEN = {"size": SIZE, "in_channels": 3}  # what a network is told of its cohort
+VGG = {"backbone": "vgg19", "width": 0.1, "normalisation": "batch"}
+SMALL: dict[str, dict[str, Any]] = {  # a system's name, and which of its forms
+    "iterative-refinement": {"network": {"stem_stride": 1, "width": 0.1, "normalisation": "batch", "head": [8]}},
+    "classifier resnet18": {"network": {"width": 0.1}},
+    "classifier vgg19": {"network": {**VGG, "head": [8]}},
+    "classifier vgg19 pooled": {"network": {**VGG, "head": []}, "saliency": "cam"},
+    "gdc": {"network": {"generator_width": 0.1, "classifier_width": 0.1, "critic_width": 0.1}},
+    "gdc without classifier": {
+        "network": {"generator_width": 0.1, "critic_width": 0.1},
+        "classifier": False,
+        "critic_steps": 1,
+    },
 }
 
 
-def cases(count: int) -> list[dict[str, object]]:
+class Fitted(NamedTuple):
+    """A system after two steps of every stage; by stage, the names of weights that moved and of values logged."""
+
+    system: System
+    moved: dict[str, set[str]]
+    logged: dict[str, set[str]]
+
+
+def cases(count: int, grid: tuple[int, ...] = (SIZE, SIZE), channels: int = 3) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
-    return [{"image": image, "label": torch.tensor(float(i % 5)), "case": i} for i, image in enumerate(images)]
+    images = torch.randint(0, 256, (count, channels, *grid), dtype=torch.uint8, generator=generator)
+    return [
+        {"image": image, "mask": image[:1] > 200, "label": torch.tensor(float(i % 5)), "case": i}
+        for i, image in enumerate(images)
+    ]
 
 
-OWN = [name for name, entry in systems().items() if entry.system.__module__.startswith("models.")]
+def batch_of(count: int, **options: Any) -> dict[str, Any]:
+    batch: dict[str, Any] = next(iter(DataLoader(cases(count, **options), batch_size=count)))
+    return batch
 
 
-@pytest.mark.parametrize("name", OWN)
-def test_system_fits_predicts_saves_and_predicts_the_same_when_loaded(name, tmp_path):
+def small(form: str) -> System:
+    settings = SMALL[form]
+    return build(form.split()[0], {**settings, "network": {**SEEN, **settings["network"]}})
+
+
+def predicted(system: System, batch: dict[str, Any]) -> Prediction:
+    with torch.no_grad():
+        return system.eval().predict_step(batch, 0)
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def fitted(request) -> Fitted:
     torch.manual_seed(0)
-    trained = build(name, SMALL[name])
-    trainer = Trainer(
-        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
-    )
-    before = [parameter.clone() for parameter in trained.parameters()]
-    trainer.fit(trained, DataLoader(cases(8), batch_size=4), DataLoader(cases(4), batch_size=4))
-    assert any(not torch.equal(old, new) for old, new in zip(before, trained.parameters(), strict=True))
+    system, moved, logged = small(request.param), {}, {}
+    for name, stage in system.stages().items():
+        before = {key: weight.detach().clone() for key, weight in system.named_parameters()}
+        trainer = Trainer(
+            max_epochs=1,
+            limit_train_batches=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+        )
+        trainer.fit(stage, DataLoader(cases(8), batch_size=4), DataLoader(cases(4), batch_size=4))
+        moved[name] = {key for key, weight in system.named_parameters() if not torch.equal(weight, before[key])}
+        logged[name] = set(trainer.callback_metrics)
+    return Fitted(system, moved, logged)
 
-    save_model(tmp_path, name, trained.config.model_dump(mode="json"), trained.state_dict())
-    batch = next(iter(DataLoader(cases(4), batch_size=4)))
-    predicted, again = trained.eval().predict_step(batch, 0), load_model(tmp_path).predict_step(batch, 0)
-    assert predicted.keys() == again.keys()
-    for key in predicted:
-        assert torch.equal(predicted[key], again[key]), key
+
+def test_every_system_of_the_project_is_tried_here():
+    own = {name for name, entry in systems().items() if entry.system.__module__.startswith("models.")}
+    assert own == {form.split()[0] for form in SMALL}
+
+
+def test_every_stage_moves_weights_and_every_layer_is_moved(fitted: Fitted):
+    assert all(fitted.moved.values())
+    layers = {key for key, weight in fitted.system.named_parameters() if weight.dim() > 1}
+    assert layers <= set().union(*fitted.moved.values())
+
+
+def test_every_stage_logs_what_tells_its_best_epoch(fitted: Fitted):
+    for name, stage in fitted.system.stages().items():
+        assert stage.monitor is None or stage.monitor in fitted.logged[name]
+
+
+def test_a_prediction_has_a_finite_score_and_a_map_a_case(fitted: Fitted):
+    answer = predicted(fitted.system, batch_of(4))
+    assert answer["score"].shape == (4,)
+    assert answer["saliency"].shape == (4, SIZE, SIZE)
+    assert all(value.isfinite().all() for value in answer.values())
+    assert answer["saliency"].min() >= 0
+
+
+def test_a_prediction_does_not_depend_on_the_other_cases_of_a_batch(fitted: Fitted):
+    batch = batch_of(4)
+    alone = {key: value[2:3] for key, value in batch.items()}
+    whole, one = predicted(fitted.system, batch), predicted(fitted.system, alone)
+    for key in whole:
+        assert torch.allclose(whole[key][2:3], one[key], rtol=1e-3, atol=1e-4 * float(whole[key].abs().max())), key
+
+
+def test_saved_and_loaded_it_predicts_the_same(fitted: Fitted, tmp_path):
+    system = fitted.system
+    save_model(tmp_path, system.name, system.config.model_dump(mode="json"), system.state_dict())
+    batch = batch_of(4)
+    first, again = predicted(system, batch), predicted(load_model(tmp_path), batch)
+    assert first.keys() == again.keys()
+    for key in first:
+        assert torch.equal(first[key], again[key]), key
+
+
+@pytest.mark.parametrize(
+    "other", [{"channels": 4}, {"channels": 1}, {"grid": (8, SIZE, SIZE)}], ids=["4 channels", "1 channel", "volumes"]
+)
+@pytest.mark.parametrize("form", SMALL)
+def test_images_of_another_shape_are_refused_in_one_line(form: str, other: dict[str, Any]):
+    with pytest.raises(ModelError) as error:
+        predicted(small(form), batch_of(2, **other))
+    assert "\n" not in str(error.value)

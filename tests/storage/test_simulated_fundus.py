@@ -9,8 +9,8 @@ from scipy.ndimage import binary_dilation
 from storage.errors import SourceError
 from storage.sources.fundus import LESIONS, Difficulty, Scene, draw_scene, photograph
 from storage.sources.fundus.lesions import draw_lesions
-from storage.sources.fundus.photograph import stream
 from storage.sources.fundus.spots import grid_of
+from storage.sources.simulated import stream
 from storage.sources.simulated_fundus import SimulatedFundus
 
 KNOBS = Difficulty()

@@ -4,6 +4,6 @@ A `Scene` is drawn from a seed as parameters and photographed at any size; `Diff
 """
 
 from storage.sources.fundus.difficulty import LESIONS, Difficulty, Distractor, LesionKind
-from storage.sources.fundus.photograph import Scene, draw_scene, photograph, stream
+from storage.sources.fundus.photograph import Scene, draw_scene, photograph
 
-__all__ = ["LESIONS", "Difficulty", "Distractor", "LesionKind", "Scene", "draw_scene", "photograph", "stream"]
+__all__ = ["LESIONS", "Difficulty", "Distractor", "LesionKind", "Scene", "draw_scene", "photograph"]

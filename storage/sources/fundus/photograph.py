@@ -25,6 +25,7 @@ from storage.sources.fundus.distractors import DRUSEN, Distractors, draw_distrac
 from storage.sources.fundus.lesions import COTTON_WOOL, EXUDATE, Lesions, add_bright, add_red, draw_lesions
 from storage.sources.fundus.spots import Grid, Plane, grid_of, paint
 from storage.sources.fundus.vessels import paint_blood
+from storage.sources.simulated import stream
 
 _HAZE = (0.62, 0.56, 0.44)  # red, green, blue of the light scattered in at the rim
 _PATIENT, _ANATOMY, _DISTRACTORS, _LESIONS, _TEXTURE, _NOISE = range(6)  # streams of random numbers
@@ -43,11 +44,6 @@ class Scene:
     eye: Eye
     distractors: Distractors
     lesions: Lesions
-
-
-def stream(seed: int, *place: int) -> np.random.Generator:
-    """The random numbers that belong to one place of a cohort and to no other."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
 
 
 def draw_scene(seed: int, patient: int, visit: int, difficulty: Difficulty) -> Scene:

@@ -6,13 +6,16 @@ from torch import nn
 from models.blocks.vgg import VGGConfig, VGGRegressor, load_torchvision_state
 from models.errors import ModelError
 
-TORCHVISION = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+TORCHVISION = {
+    16: (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"),
+    19: (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"),
+}
 
 
-def torchvision_state(batch_norm=False):
+def torchvision_state(batch_norm=False, depth=16):
     """A state dict in torchvision's layout: features.N by position, classifier.0, .3 and .6."""
     layers, channels = [], 3
-    for item in TORCHVISION:
+    for item in TORCHVISION[depth]:
         if item == "M":
             layers.append(nn.MaxPool2d(2))
         else:
@@ -77,6 +80,25 @@ def test_other_sizes_fit_their_head(size, stride, valid, normalisation):
     assert network(image).shape == (2, 3)
 
 
+def test_configuration_e_has_sixteen_convolutions_and_the_published_number_of_weights():
+    with torch.device("meta"):
+        network = VGGRegressor(VGGConfig(depth=19, size=224, stem_stride=1, block5_valid=False, outputs=1000))
+    convolutions = [module.out_channels for module in network.features if isinstance(module, nn.Conv2d)]
+    assert convolutions == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
+    assert sum(parameter.numel() for parameter in network.parameters()) == 143_667_240
+
+
+def test_torchvision_weights_of_vgg_19_fit_it_and_not_vgg_16():
+    state = torchvision_state(depth=19)
+    network = VGGRegressor(VGGConfig(depth=19, size=224, stem_stride=1, block5_valid=False))
+    load_torchvision_state(network, state)
+    assert all(torch.equal(t, state[n]) for n, t in network.state_dict().items() if not n.startswith("classifier.6."))
+    with torch.device("meta"):
+        shallow = VGGRegressor(VGGConfig(size=224, stem_stride=1, block5_valid=False))
+    with pytest.raises(ModelError, match="of the depth and normalisation they were trained with"):
+        load_torchvision_state(shallow, state)
+
+
 def test_pooled_head():
     config = VGGConfig(size=128, stem_stride=1, width=0.25, head=(), head_pool=1)
     network = VGGRegressor(config)
@@ -108,12 +130,11 @@ def test_torchvision_weights_fit_all_but_the_last_layer(state):
         assert torch.equal(tensor, last.get(name, state.get(name))), name
 
 
-def test_torchvision_weights_with_batch_normalisation():
-    state = {
-        name: tensor for name, tensor in torchvision_state(batch_norm=True).items() if name.startswith("features.")
-    }
+@pytest.mark.parametrize("depth", [16, 19])
+def test_torchvision_weights_with_batch_normalisation(depth):
     with torch.device("meta"):
-        network = VGGRegressor(VGGConfig(normalisation="batch"))
+        state = {n: t for n, t in torchvision_state(True, depth).items() if n.startswith("features.")}
+        network = VGGRegressor(VGGConfig(depth=depth, normalisation="batch"))
     assert {name: t.shape for name, t in network.features.state_dict(prefix="features.").items()} == {
         name: t.shape for name, t in state.items()
     }

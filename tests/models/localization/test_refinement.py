@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from models.blocks.vgg import VGGConfig, VGGRegressor
+from models.config import validated
 from models.errors import ModelError
 from models.inpainting import INPAINTERS, inpaint_case
 from models.localization.refinement import Refinement, RefinementConfig, binarised, dilated, refine
 from models.saliency import SALIENCY, regression_output
+from tests.models.cheap import CHEAP
 
 
 class Brightness(nn.Module):
@@ -203,20 +205,51 @@ def test_images_are_read_as_room_for_them_appears_and_results_come_as_they_are_r
     assert list(refine(Brightness(), lambda stored: stored.float(), [], config, **settings)) == []
 
 
+@pytest.fixture(scope="module")
+def pooled_vgg():
+    """With the global average and the one linear layer that CAM needs."""
+    torch.manual_seed(3)
+    config = VGGConfig(
+        size=64, stem_stride=1, block5_valid=False, width=0.1, normalisation="batch", head=(), head_pool=1
+    )
+    network = VGGRegressor(config).double()
+    with torch.no_grad():
+        network(torch.rand(8, 3, 64, 64, dtype=torch.float64) * 255)
+    return network
+
+
 @pytest.mark.parametrize("method", sorted(SALIENCY))
-def test_any_saliency_method_drives_the_loop(method, random_vgg, monkeypatch):
-    few = SALIENCY["smoothgrad"]
-    monkeypatch.setitem(SALIENCY, "smoothgrad", lambda model, image, target: few(model, image, target, samples=2))
+def test_any_saliency_method_drives_the_loop(method, pooled_vgg):
     images = [photograph(5, seed=seed, size=64) for seed in range(2)]
-    before = copy.deepcopy(random_vgg.state_dict())
-    config = RefinementConfig(saliency=method, max_iterations=2, stop_score=-1e9)
-    for result in run(random_vgg, images, config):
+    before = copy.deepcopy(pooled_vgg.state_dict())
+    few = CHEAP.get(method, {})
+    config = RefinementConfig(saliency=method, saliency_settings=few, max_iterations=2, stop_score=-1e9)
+    for result in run(pooled_vgg, images, config):
         assert result.saliency.shape == (64, 64)
         assert result.saliency.dtype == result.scores.dtype == np.float32
         assert result.saliency.min() >= 0
         assert result.iterations == 2 or result.stop_reason == "empty_mask"
-    assert random_vgg.training
-    assert all(torch.equal(before[name], tensor) for name, tensor in random_vgg.state_dict().items())
+    assert pooled_vgg.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in pooled_vgg.state_dict().items())
+
+
+def test_settings_of_the_saliency_method_reach_it():
+    images = [photograph(5, seed=seed) for seed in range(2)]
+    maps = []
+    for patch in (4, 8):
+        settings = {"patch": patch, "stride": patch, "fill": "zero"}
+        config = RefinementConfig(saliency="occlusion", saliency_settings=settings, max_iterations=0)
+        maps.append(run(Brightness(), images, config)[0].saliency)
+        blocks = (
+            np.maximum(images[0].astype(float) - 100, 0).sum(axis=0).reshape(32 // patch, patch, 32 // patch, patch)
+        )
+        assert np.allclose(maps[-1][::patch, ::patch], blocks.sum(axis=(1, 3)) / 1000, rtol=1e-6)
+    assert not np.array_equal(*maps)
+
+
+def test_a_misspelt_setting_of_the_saliency_method_is_one_line():
+    with pytest.raises(ModelError, match=r"^--set: smoothgrad has no setting 'sample'; it has: samples, noise$"):
+        validated(RefinementConfig, {"saliency": "smoothgrad", "saliency_settings": {"sample": 3}}, where="--set")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

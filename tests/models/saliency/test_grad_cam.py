@@ -71,3 +71,24 @@ def test_without_a_convolution_it_says_so():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))
     with pytest.raises(ModelError, match="needs a convolution"):
         grad_cam(model, torch.randn(1, 1, 4, 4), regression_output())
+
+
+def test_a_layer_is_named_by_its_dotted_path(vgg):
+    image = torch.randn(1, 3, 64, 64)
+    named, given = (
+        grad_cam(vgg, image, regression_output(), layer=layer) for layer in ("features.20", vgg.features[20])
+    )
+    assert torch.equal(named.attribution, given.attribution)
+
+
+def test_a_layer_that_is_not_there_or_did_not_run_is_one_line(vgg):
+    image = torch.randn(1, 3, 64, 64)
+    with pytest.raises(
+        ModelError, match=r"VGGRegressor has no layer 'features.99'; it has, among others: .*classifier"
+    ):
+        grad_cam(vgg, image, regression_output(), layer="features.99")
+    unused = nn.Sequential(vgg.features[0], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1))
+    unused.register_module("aside", nn.Conv2d(3, 3, 3))
+    unused.forward = lambda pixels: unused[3](unused[2](unused[1](unused[0](pixels))))
+    with pytest.raises(ModelError, match="ran none as aside"):
+        grad_cam(unused, image, regression_output(), layer="aside")

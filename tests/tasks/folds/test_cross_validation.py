@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from models.registry import OWN_SYSTEMS, _import_families, build
+from models.registry import OWN_SYSTEMS, _import_families, build, registered
 from storage.cohort import Cohort
 from storage.errors import CohortError
 from storage.ingestion import ingest
@@ -20,7 +20,7 @@ from tasks.folds.held_out import predict_held_out
 from tasks.folds.plan import FoldJob, Plan, plan_folds
 from tasks.folds.report import has_maps, report_folds
 from tasks.folds.train import train_folds
-from tasks.model_files import describe_model, save_model
+from tasks.model_files import describe_model, load_model, save_model
 from tasks.tracking.runs import tracked_run, tracking_client
 from tasks.training.placement import device_groups
 from tasks.workspace import Workspace
@@ -107,7 +107,7 @@ def test_each_case_is_mapped_by_the_model_that_never_saw_it(cohort: Cohort, make
     plan = make_plan(repeats=2)
     folders = untrained(plan)
     names, table = predicted(plan, folders)
-    assert names == [f"toy-classifier/cv-{plan.key[:8]}/guided_backprop{end}" for end in ("", "-r2")]
+    assert names == [f"toy-classifier/cv-{plan.key[:8]}/map{end}" for end in ("", "-r2")]
     opened = Cohort.open(cohort.path)
     for planned, folder in zip(plan.folds, folders, strict=True):
         maps = opened.maps(names[planned.fold.repeat - 1])
@@ -134,10 +134,38 @@ def test_maps_that_are_there_are_left_alone_and_missing_ones_made_again(cohort: 
     assert predicted(plan, folders)[1].equals(table)
 
 
-def test_system_without_a_score_to_explain_still_gets_its_table(
-    cohort: Cohort, make_plan: MakePlan, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("system", ["toy-classifier", "toy-segmenter", "toy-gan"])
+def test_maps_of_a_system_that_localises_by_its_own_are_what_it_predicts(
+    system: str, cohort: Cohort, make_plan: MakePlan
+):
+    plan = make_plan(system)
+    folders = untrained(plan)
+    [name], table = predicted(plan, folders)
+    maps = Cohort.open(cohort.path).maps(name)
+    assert maps.array_names == (("image",) if system == "toy-gan" else ())
+    planned, case = plan.folds[1], plan.folds[1].fold.held_out[0]
+    expected = load_model(folders[1]).predict_step({"image": torch.from_numpy(cohort.image(case)[None])})
+    assert np.allclose(maps.saliency(case), expected["saliency"][0].detach(), atol=1e-6)
+    assert maps.table.at[case, "fold"] == planned.fold.number
+    assert table["score"].notna().all() == ("score" in expected)
+
+
+@pytest.mark.parametrize("localization", ["saliency", "iterative-refinement"])
+def test_maps_of_a_system_that_localises_by_saliency_are_its_method_s(
+    localization: str, cohort: Cohort, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(registered("toy-classifier").system, "localization", localization)
+    plan = make_plan()
+    [name], _ = predicted(plan, untrained(plan))
+    assert name.endswith("/guided_backprop")
+    assert Cohort.open(cohort.path).maps(name).attrs["sign"] == "negative"
+
+
+def test_system_without_a_map_or_a_score_to_explain_still_gets_its_table(
+    cohort: Cohort, make_plan: MakePlan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     plan = make_plan("toy-segmenter")
+    monkeypatch.setattr(registered("toy-segmenter").system, "predict_step", lambda *_: {"mask": torch.zeros(1)})
     names, table = predicted(plan, untrained(plan))
     assert names == []
     assert Cohort.open(cohort.path).map_names() == []

@@ -54,7 +54,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def job_of(cohort: Cohort, model: Path, name: str) -> MapJob:
     made_by = {"model": "m", "target": "grade"}
     names = (f"{name}/S", f"{name}/s_0")
-    return map_job(cohort, str(model), describe_model(model), names, made_by, LOOP.saliency, LOOP.map_sign, LOOP, 4)
+    return map_job(cohort, str(model), describe_model(model), names, made_by, "iterative-refinement", LOOP, 4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,378 @@
+"""gdc — Biomarker localization by combining CNN classifier and generative adversarial network.
+
+Zhang, Tan, Wang, Manivannan, Chen, Lin and Zheng (MICCAI 2019). A generator G takes the biomarkers out of an image x. A
+critic D tells what it makes from normal images, a classifier C tells the image's label y from what it changes:
+
+    min_{G,C} max_D  L_GAN(D, G) + λ₁ L_CE(C, G) + λ₂ L_ED(G)                   (1)
+
+    L₁ = λ₁ L_CE(C, G) + λ₂ L_ED(G)        over G and C                         (2)
+    L₂ = L_GAN(D, G) + λ₂ L_ED(G)          over D, then over G                  (3)
+
+    L_CE = CE(C(x − G(x)), y)      L_ED = mean |x − G(x)|
+    L_GAN = mean D(x | normal) − mean D(G(x) | abnormal), with gradient penalty (models.losses.wasserstein)
+
+Every batch descends (2), then (3). First, G learns to copy all images, by L_ED alone. What the paper leaves open is read
+so: its norm in L_ED is the mean over pixels and channels, since a sum would outweigh the critic, whose slope is 1 over
+the whole image; and D compares normal images with what G makes of abnormal ones, since what it makes of normal ones is
+normal.
+
+in   image     (B, C, *spatial) uint8 or uint16, or float32 in 0 … 255, as augmentation leaves it
+     label     (B,) a number; `abnormal_from` or more is abnormal
+out  score     (B,) the log-odds of abnormal; without a classifier, the mean of |x − G(x)|
+     saliency  (B, *spatial) float32: the mean over channels of |x − G(x)|, as a fraction of the range of intensities
+     image     (B, C, *spatial) float32: G(x), in stored intensities
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
+
+from models.blocks.critic import Critic, CriticConfig
+from models.blocks.intensities import scaled
+from models.blocks.resnet import ResNet18, ResNetConfig
+from models.blocks.unet import Normalisation, UNet, UNetConfig, refuse_uneven
+from models.config import Config
+from models.errors import ModelError
+from models.losses.wasserstein import critic_loss, generator_loss, wasserstein_distance
+from models.registry import system
+from models.system import Batch, Prediction, Stage, System
+
+RANGE = 2.0  # of intensities in −1 … 1
+
+
+class GDCNetwork(Config):
+    """The three networks; widths multiply the channels of their published forms.
+
+    `size` is the image's side in pixels. The paper gives a modified U-Net, ResNet-18 and a CNN of seven layers. It
+    leaves open the U-Net's normalisation, and by how many of its layers the critic halves the sides
+    (`critic_strided`).
+    """
+
+    size: PositiveInt = 128
+    in_channels: PositiveInt = 3
+    spatial_dims: Literal[2, 3] = 2
+    generator_width: PositiveFloat = 1.0
+    normalisation: Normalisation = "none"
+    classifier_width: PositiveFloat = 1.0
+    classifier_stem: Literal[1, 2, 4] = 4
+    critic_width: PositiveFloat = 1.0
+    critic_strided: int = Field(default=4, ge=0, le=6)
+
+    @model_validator(mode="after")
+    def _networks_fit_the_size(self) -> Self:
+        refuse_uneven(self.size)
+        smallest = self.critic.smallest_size
+        if self.size < smallest:
+            raise ValueError(
+                f"size {self.size} is too small for a critic that halves it {self.critic_strided} times: "
+                f"the smallest is {smallest}"
+            )
+        return self
+
+    @property
+    def generator(self) -> UNetConfig:
+        """G's."""
+        return UNetConfig(
+            channels=self.in_channels,
+            size=self.size,
+            spatial_dims=self.spatial_dims,
+            width=self.generator_width,
+            normalisation=self.normalisation,
+        )
+
+    @property
+    def classifier(self) -> ResNetConfig:
+        """C's: two logits."""
+        return ResNetConfig(
+            in_channels=self.in_channels,
+            outputs=2,
+            spatial_dims=self.spatial_dims,
+            width=self.classifier_width,
+            stem_stride=self.classifier_stem,
+        )
+
+    @property
+    def critic(self) -> CriticConfig:
+        """D's: seven layers."""
+        return CriticConfig(
+            in_channels=self.in_channels,
+            spatial_dims=self.spatial_dims,
+            width=self.critic_width,
+            layers=7,
+            strided=self.critic_strided,
+        )
+
+
+class GDCOptimiser(Config):
+    """Adam for each of the three descents, and for the autoencoder; `schedule` is over a stage's batches.
+
+    The paper gives the learning rate of all, 2e-4. None: the same as `learning_rate`.
+    """
+
+    learning_rate: PositiveFloat = 2e-4
+    autoencoder_learning_rate: PositiveFloat | None = None
+    critic_learning_rate: PositiveFloat | None = None
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.999)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class GDCConfig(Config):
+    """Defaults are the paper's.
+
+    `cross_entropy_weight` is λ₁, `difference_weight` λ₂, and `penalty` the gradient penalty's weight η. The paper does
+    not say how often the critic steps for each step of the generator: `critic_steps`. Without `classifier` or `critic`
+    the loss loses that term; without both, the autoencoder alone is trained.
+    """
+
+    network: GDCNetwork = GDCNetwork()
+    classifier: bool = True
+    critic: bool = True
+    cross_entropy_weight: NonNegativeFloat = 0.4
+    difference_weight: NonNegativeFloat = 10.0
+    penalty: NonNegativeFloat = 10.0
+    critic_steps: PositiveInt = 5
+    abnormal_from: float = 1.0
+    optimiser: GDCOptimiser = GDCOptimiser()
+
+
+def difference_loss(difference: Tensor) -> Tensor:
+    """L_ED, the mean of |x − G(x)| over pixels, channels and cases, of x − G(x) (B, C, *spatial)."""
+    return difference.abs().mean()
+
+
+def label_loss(logits: Tensor, is_abnormal: Tensor, weight: Tensor | None = None) -> Tensor:
+    """L_CE, the cross-entropy of two logits (B, 2) with is_abnormal (B,) bool.
+
+    Weights (B,) have a mean of 1 over all cases, not over the batch, and so are not divided by their sum.
+    """
+    each = F.cross_entropy(logits, is_abnormal.long(), reduction="none")
+    return each.mean() if weight is None else (weight.to(each.dtype) * each).mean()
+
+
+def difference_map(difference: Tensor) -> Tensor:
+    """x − G(x) (B, C, *spatial) → (B, *spatial): the mean of its size over channels, 1 being the whole range."""
+    return difference.abs().mean(dim=1) / RANGE
+
+
+def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """−1 … 1 → float32 in the range of the images' `dtype`: `to_input`, undone."""
+    return (image.float() + 1) * ((65535 if dtype == torch.uint16 else 255) / RANGE)
+
+
+class Autoencoder(Stage):
+    """The first stage: G learns to copy every image, whatever its label."""
+
+    monitor: ClassVar[str | None] = None
+
+    def __init__(self, whole: "GDC"):
+        super().__init__()
+        self.generator = whole.generator
+        self.to_input, self.optimiser = whole.to_input, whole.config.optimiser
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """L_ED."""
+        loss = self._loss(batch)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same, as `val/loss`."""
+        self.log("val/loss", self._loss(batch), batch_size=len(batch["image"]), sync_dist=True, prog_bar=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam, and its schedule."""
+        rate = self.optimiser.autoencoder_learning_rate or self.optimiser.learning_rate
+        chosen = adam(self.generator.parameters(), rate, self.optimiser)
+        return {
+            "optimizer": chosen,
+            "lr_scheduler": {"scheduler": schedule(chosen, self, self.optimiser), "interval": "step"},
+        }
+
+    def _loss(self, batch: Batch) -> Tensor:
+        image = self.to_input(batch["image"])
+        return difference_loss(image - self.generator(image))
+
+
+@system(
+    "gdc",
+    family="localization",
+    paper="Zhang et al., Biomarker localization by combining CNN classifier and generative adversarial network, "
+    "MICCAI 2019",
+)
+class GDC(System):
+    """G, C and D; the system itself is the second stage, that of equations (2) and (3)."""
+
+    monitor: ClassVar[str | None] = None
+    config: GDCConfig
+
+    def __init__(self, config: GDCConfig):
+        super().__init__(config)
+        self.automatic_optimization = False
+        self.generator = UNet(config.network.generator)
+        self.classifier = ResNet18(config.network.classifier) if config.classifier else None
+        self.critic = Critic(config.network.critic) if config.critic else None
+        if config.network.spatial_dims == 2:
+            self.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+
+    def stages(self) -> dict[str, Stage]:
+        """The autoencoder, then the whole; the autoencoder alone where there is neither a classifier nor a critic."""
+        stages: dict[str, Stage] = {"autoencoder": Autoencoder(self)}
+        if self.classifier is not None or self.critic is not None:
+            stages["adversarial"] = self
+        return stages
+
+    def to_input(self, image: Tensor) -> Tensor:
+        """Stored intensities (B, C, *spatial) → −1 … 1, in the networks' precision.
+
+        Raises:
+            ModelError: the images have another number of channels.
+        """
+        channels = self.config.network.in_channels
+        if image.shape[1] != channels:
+            raise ModelError(f"the images have {image.shape[1]} channels, the networks take {channels}")
+        return RANGE * scaled(image, next(self.parameters()).dtype) - 1
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`to_input`'s tensor → the log-odds of abnormal (B, 1); without a classifier, the mean of |x − G(x)|."""
+        return self.evidence(image - self.generator(image))
+
+    def evidence(self, difference: Tensor) -> Tensor:
+        """What x − G(x) (B, C, *spatial) says of each case, (B, 1), in `forward`'s units."""
+        if self.classifier is None:
+            return difference.abs().flatten(1).mean(dim=1, keepdim=True) / RANGE
+        normal, abnormal = self.classifier(difference).split(1, dim=1)
+        return abnormal - normal  # type: ignore[no-any-return]
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
+        """Score, |x − G(x)| and G(x) of a batch."""
+        image = self.to_input(batch["image"])
+        normal = self.generator(image)
+        return {
+            "score": self.target(self.evidence(image - normal)),
+            "saliency": difference_map(image - normal),
+            "image": as_stored(normal, batch["image"].dtype),
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Descend by equation (2), then by equation (3), then along the learning rates' schedules."""
+        image, is_abnormal = self.to_input(batch["image"]), self.is_abnormal(batch)
+        descents = dict(zip(self.descents(), listed(self.optimizers()), strict=True))
+        if self.classifier is not None:
+            self._classifier_step(descents["classifier"], self.classifier, image, is_abnormal, batch.get("weight"))
+        if self.critic is not None:
+            generated = self.generator(image)
+            self._critic_steps(descents["critic"], self.critic, image[~is_abnormal], generated[is_abnormal].detach())
+            self._generator_step(descents["generator"], self.critic, image - generated, generated[is_abnormal])
+        for one in listed(self.lr_schedulers()):
+            one.step()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """|x − G(x)|, the classifier's accuracy, and by how much the critic tells G(x) from normal images."""
+        image, is_abnormal = self.to_input(batch["image"]), self.is_abnormal(batch)
+        generated = self.generator(image)
+        self._log("val/difference", difference_loss(image - generated) / RANGE, len(image))
+        if self.classifier is not None:
+            self._log("val/accuracy", accuracy(self.evidence(image - generated), is_abnormal), len(image))
+        if self.critic is not None:
+            normal, made = image[~is_abnormal], generated[is_abnormal]
+            cases = len(image) if len(normal) and len(made) else 0
+            distance = wasserstein_distance(self.critic(normal), self.critic(made)) if cases else 0.0
+            self._log("val/distance", distance, cases)
+
+    def is_abnormal(self, batch: Batch) -> Tensor:
+        """(B,) bool, by the label."""
+        return batch["label"] >= self.config.abnormal_from
+
+    def descents(self) -> dict[str, list[nn.Parameter]]:
+        """What each optimiser moves: G and C by equation (2), D by (3), G by (3).
+
+        G has an optimiser for each equation, since Adam divides by the size of a loss's own gradients.
+        """
+        generator, moved = list(self.generator.parameters()), {}
+        if self.classifier is not None:
+            moved["classifier"] = [*generator, *self.classifier.parameters()]
+        if self.critic is not None:
+            moved |= {"critic": list(self.critic.parameters()), "generator": generator}
+        return moved
+
+    def configure_optimizers(self) -> tuple[list[Adam], list[LRScheduler]]:
+        """Adam for each of the descents, with its schedule."""
+        config = self.config.optimiser
+        rates = {"critic": config.critic_learning_rate or config.learning_rate}
+        chosen = [adam(moved, rates.get(name, config.learning_rate), config) for name, moved in self.descents().items()]
+        return chosen, [schedule(one, self, config) for one in chosen]
+
+    def _classifier_step(
+        self,
+        optimiser: LightningOptimizer,
+        classifier: ResNet18,
+        image: Tensor,
+        is_abnormal: Tensor,
+        weight: Tensor | None,
+    ) -> None:
+        """Equation (2), over G and C."""
+        difference = image - self.generator(image)
+        logits = classifier(difference)
+        loss = self.config.cross_entropy_weight * label_loss(logits, is_abnormal, weight)
+        self._descend(optimiser, loss + self.config.difference_weight * difference_loss(difference))
+        self._log("train/cross_entropy", F.cross_entropy(logits.detach(), is_abnormal.long()), len(image))
+        self._log("train/difference", difference_loss(difference.detach()) / RANGE, len(image))
+
+    def _critic_steps(self, optimiser: LightningOptimizer, critic: Critic, normal: Tensor, generated: Tensor) -> None:
+        """Equation (3), over D, several times, with other pairs of normal and generated images each time."""
+        for _ in range(self.config.critic_steps):
+            order = torch.randperm(len(generated), device=generated.device)
+            loss, distance = critic_loss(critic, normal, generated[order], self.config.penalty)
+            self._descend(optimiser, loss)
+        self._log("train/distance", distance, len(normal) + len(generated))
+
+    def _generator_step(
+        self, optimiser: LightningOptimizer, critic: Critic, difference: Tensor, generated: Tensor
+    ) -> None:
+        """Equation (3), over G.
+
+        `difference` is x − G(x) of all images, `generated` G(x) of the abnormal ones, each with the graph that the
+        critic's steps have left as it was.
+        """
+        self.toggle_optimizer(optimiser)
+        loss = generator_loss(critic(generated)) + self.config.difference_weight * difference_loss(difference)
+        self._descend(optimiser, loss)
+        self.untoggle_optimizer(optimiser)
+
+    def _descend(self, optimiser: LightningOptimizer, loss: Tensor) -> None:
+        optimiser.zero_grad()
+        self.manual_backward(loss)
+        optimiser.step()
+
+    def _log(self, name: str, value: Tensor | float, cases: int) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, sync_dist=name.startswith("val/"), batch_size=cases)
+
+
+def accuracy(evidence: Tensor, is_abnormal: Tensor) -> Tensor:
+    """The share of cases (B, 1) whose log-odds are on the right side of 0."""
+    return ((evidence[:, 0] > 0) == is_abnormal).float().mean()
+
+
+def adam(parameters: Iterable[nn.Parameter], rate: float, config: GDCOptimiser) -> Adam:
+    """Adam with the configured betas."""
+    return Adam(parameters, lr=rate, betas=config.betas)
+
+
+def schedule(optimiser: Adam, stage: Stage, config: GDCOptimiser) -> LRScheduler:
+    """The learning rate over the stage's batches: constant, or half a cosine down to zero."""
+    if config.schedule == "constant":
+        return ConstantLR(optimiser, factor=1.0)
+    batches = int(stage.trainer.estimated_stepping_batches)
+    return CosineAnnealingLR(optimiser, T_max=batches)
+
+
+def listed(known: Any) -> list[Any]:
+    """Lightning's answer where a system has one, several or no optimisers."""
+    return known if isinstance(known, list) else [known]

@@ -1,0 +1,190 @@
+"""One trial: an arm is trained with one seed, its maps are made and compared with the truth."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from models.errors import ModelError
+from models.registry import registered
+from models.system import System
+from storage.cohort import Cohort
+from storage.errors import CohortError
+from tasks.errors import TrainingError
+from tasks.evaluation import evaluate_maps
+from tasks.localization import localize_own, localize_refined, localize_saliency
+from tasks.maps import maps_digest
+from tasks.reproduction.experiment import CLASSIFIER, Maps
+from tasks.reproduction.plan import Plan, Trial, map_settings
+from tasks.reproduction.runs import TRIAL, Answer, nest, trial_run
+from tasks.reuse import finished, remember
+from tasks.tracking.runs import TrackedRun
+from tasks.training.train import Cases, train_tracked, training_job
+
+RESAMPLES = 1000
+BATCH_SIZE = 32
+
+
+@task(name=TRIAL, task_run_name="{trial.arm} seed {trial.seed}", cache_policy=NO_CACHE)
+def run_trial(plan: Plan, trial: Trial, parent: str) -> Answer:
+    """What came of an arm with a seed, an MLflow run below `parent`; at once where it is known and its maps are there.
+
+    Raises:
+        TrainingError, ModelError, CohortError, LoadingError: a step failed.
+    """
+    key, started = plan.trial_key(trial), time.monotonic()
+    known = finished(TRIAL, key)
+    if known and stands(plan, known):
+        return {**known, "reused": True}
+    with trial_run(plan, trial, key, parent) as run:
+        trained = trained_arm(plan, trial, run.run_id)
+        maps = made_maps(plan, trial, trained["model"], run)
+        measured = compared(plan, [maps[0]], run)
+        answer = trial_answer(plan, trial, run, trained, maps, measured)
+        answer["seconds"] = round(time.monotonic() - started, 1)
+        note_trial(run, answer)
+    return remember(TRIAL, key, answer, sorted(Path(trained["model"]).iterdir()))
+
+
+def stands(plan: Plan, known: Answer) -> bool:
+    """Whether the cohort has the trial's maps as they were judged."""
+    cohort = Cohort.open(plan.cohort)
+    there = set(known["maps"]) <= set(cohort.map_names())
+    return there and maps_digest(cohort, known["maps"]) == known["maps_digest"]
+
+
+def trained_arm(plan: Plan, trial: Trial, parent: str) -> Answer:
+    """The arm's model, after that of the arm it starts from; the same training is done once for all arms.
+
+    MLflow has the training below the trial that came first.
+    """
+    arm, system = plan.experiment.arms[trial.arm], plan.system_of(trial.arm)
+    initial = None
+    if arm.initial is not None:
+        initial = Path(trained_arm(plan, Trial(arm=arm.initial, seed=trial.seed), parent)["model"])
+    key, job = training_job(
+        plan.cohort,
+        system,
+        plan.experiment.target,
+        arm.settings,
+        arm.trainer,
+        trial.seed,
+        1,
+        initial,
+        cases=training_cases(plan, system),
+    )
+    answer = train_tracked(key, job, parent=parent, register=False, tags={"seed": str(trial.seed)})
+    return {**answer, "training": key[:12]}
+
+
+def training_cases(plan: Plan, system: str) -> Cases | None:
+    """All labelled cases, to train and to validate on, where the protocol is transductive; else those of the splits."""
+    if plan.experiment.protocol == "held_out":
+        return None
+    cohort, target = Cohort.open(plan.cohort), plan.experiment.target
+    table = cohort.table
+    labelled = "label" in registered(system).system.inputs and target in cohort.labels
+    everything = tuple(map(int, table.index[table[target].notna()] if labelled else table.index))
+    return {"train": everything, "validation": everything}
+
+
+def made_maps(plan: Plan, trial: Trial, model: str, run: TrackedRun) -> list[str]:
+    """The names of the arm's map sets over the annotated cases that are evaluated; the first is the one to judge.
+
+    Raises:
+        TrainingError: some cases could not be done.
+    """
+    wanted = plan.experiment.arms[trial.arm].localize
+    answer = localizer(wanted, registered(plan.system_of(trial.arm)).system)(
+        cohort=plan.cohort,
+        model=model,
+        splits=[] if plan.split == "all" else [plan.split],
+        batch_size=BATCH_SIZE,
+        cases=annotated_ids(plan),
+        name=trial.arm,
+    )
+    nest(run, answer)
+    if failed := answer["failed"]:
+        count = sum(len(one["cases"]) for one in failed)
+        raise TrainingError(f"{count} cases could not be localised; {failed[0]['cases'][0]}: {failed[0]['reason']}")
+    return list(answer["maps"])
+
+
+def localizer(wanted: Maps, system: type[System]) -> Callable[..., Answer]:
+    """The step of `localize` that makes an arm's maps, with the arm's own settings.
+
+    Raises:
+        ModelError: the system makes its own maps, and is given settings for them.
+    """
+    method = wanted.method or (system.localization if wanted.saliency is None else "saliency")
+    match method:
+        case "own":
+            if wanted.saliency or wanted.settings:
+                raise ModelError(f"{system.name} makes its own maps, which take no settings; name another method")
+            return localize_own
+        case "saliency":
+            return partial(localize_saliency, saliency=wanted.saliency, settings=wanted.settings)
+        case _:
+            return partial(localize_refined, settings=map_settings(wanted))
+
+
+def annotated_ids(plan: Plan) -> list[str]:
+    """The cases that are compared with masks."""
+    table = Cohort.open(plan.cohort).table
+    chosen = table[table["has_masks"] & (table["split"].eq(plan.split) | (plan.split == "all"))]
+    if chosen.empty:
+        raise CohortError(f"{plan.cohort} has no case with masks in split {plan.split!r} to evaluate on")
+    return [str(case) for case in chosen["case_id"]]
+
+
+def compared(plan: Plan, maps: list[str], run: TrackedRun) -> Answer:
+    """What `evaluate` says of map sets."""
+    experiment = plan.experiment
+    answer: Answer = evaluate_maps(
+        plan.cohort, maps, list(experiment.lesions), plan.split, RESAMPLES, 0, None, evaluated=experiment.evaluated
+    )
+    nest(run, answer)
+    if failed := answer["failed"]:
+        raise TrainingError(f"some cases could not be evaluated; {failed[0]['cases'][0]}: {failed[0]['reason']}")
+    return answer
+
+
+def trial_answer(
+    plan: Plan, trial: Trial, run: TrackedRun, trained: Answer, maps: list[str], measured: Answer
+) -> Answer:
+    """What is kept of a trial: its figures with their patient-level intervals, and where they come from."""
+    [metrics] = measured["methods"].values()
+    classifier = {key: value for key, value in measured["classifier"].items() if key != "cases"}
+    figures = {**metrics, **{f"{CLASSIFIER}{key}": value for key, value in classifier.items()}}
+    return {
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "run_id": run.run_id,
+        "training": trained["training"],
+        "training_run": trained["run_id"],
+        "model": trained["model"],
+        "model_version": trained["model_version"],
+        "epochs": trained["epochs"],
+        "best_epoch": trained["best"].get("epoch"),
+        "maps": maps,
+        "maps_digest": maps_digest(Cohort.open(plan.cohort), maps),
+        "cases": measured["cases"],
+        "patients": measured["patients"],
+        "metrics": {key: value for key, value in figures.items() if not key.endswith("_interval")},
+        "intervals": {
+            key.removesuffix("_interval"): value for key, value in figures.items() if key.endswith("_interval")
+        },
+        "snapshot": measured["snapshot"],
+        "evaluation": measured["report"],
+    }
+
+
+def note_trial(run: TrackedRun, answer: Answer) -> None:
+    """Log a trial's figures."""
+    run.log_metrics({**answer["metrics"], "seconds": answer["seconds"]})
+    run.tag(training=answer["training"], training_run=answer["training_run"], snapshot=answer["snapshot"])
+    run.tag(maps=answer["maps"][0], model_version=answer["model_version"])
+    run.log_json(answer, "trial.json")

@@ -1,0 +1,184 @@
+"""The experiment file as data: what is trained on what, in which arms, and what is expected of them.
+
+A preset's section lies on top of the file, and `--set` on top of both, nested keys one by one: `source.cases`,
+`trainer.max_epochs`, `settings.decay`, `arms.cam.settings.network.width`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
+
+from models.config import Config, validated
+from models.errors import ModelError
+from models.registry import registered
+from models.system import Localization
+from storage.splits import Fractions
+from tasks.experiments import ENDINGS, experiment, experiment_names, merged, preset_of
+from tasks.reproduction.rules import Rule, parsed_rule
+
+SIMULATED, ADDRESS = "simulated", "address"
+OF_OTHER_VERBS = ("presets", "search")
+METRICS = (
+    "ap_pooled",
+    "ap_per_image",
+    "ap_minmax",
+    "froc_mean",
+    "sensitivity_at_10fp",
+    "energy",
+    "pointing",
+    "dice",
+)
+CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
+
+
+def known_metric(name: str) -> str:
+    """`name`; ValueError where `evaluate` gives nothing of that name."""
+    if name not in METRICS and not name.startswith(CLASSIFIER):
+        raise ValueError(f"no metric '{name}'; there are: {', '.join(METRICS)}, and {CLASSIFIER}… of the scores")
+    return name
+
+
+ArmName = Annotated[str, StringConstraints(pattern=r"^[a-z]\w*$")]
+Metric = Annotated[str, AfterValidator(known_metric)]
+
+
+class Maps(Config):
+    """How an arm's maps are made, in the words of `localize`.
+
+    `method` None: by `saliency` alone where that is named, else as the system does by itself.
+    """
+
+    method: Localization | None = None
+    saliency: str | None = None
+    settings: dict[str, Any] = Field(default={})
+
+
+class Arm(Config):
+    """What is trained and how maps come of it; `initial` names the arm whose weights of the same seed it starts from.
+
+    `system` None: the experiment's own, whose settings and trainer the arm's lie on.
+    """
+
+    system: str | None = None
+    settings: dict[str, Any] = Field(default={})
+    trainer: dict[str, Any] = Field(default={})
+    localize: Maps = Maps()
+    initial: str | None = None
+
+
+class Gain(Config):
+    """The relative difference (arm − over) / over of a metric; what the paper reports of it, as mean ± spread."""
+
+    arm: str
+    over: str
+    metric: Metric
+    reported: float | None = None
+    spread: float | None = None
+
+
+class Experiment(Config):
+    """A paper's experiment with a preset on top.
+
+    `source` is {simulated: NAME, …} or {address: PATH, …} with options of `ingest`. `protocol`: transductive trains and
+    evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`. `evaluated`: cases with
+    lesions alone, or all annotated ones, of the classes `lesions` (none named: all). `reported` are the paper's figures
+    of `metric`, `reported_on` says what they were measured on.
+    """
+
+    system: str
+    source: dict[str, Any] = Field(default={})
+    target: str = "grade"
+    protocol: Literal["transductive", "held_out"] = "held_out"
+    fractions: Fractions | None = None
+    evaluated: Literal["lesions", "all"] = "all"
+    lesions: tuple[str, ...] = ()
+    settings: dict[str, Any] = Field(default={})
+    trainer: dict[str, Any] = Field(default={})
+    seeds: PositiveInt = 3
+    arms: dict[ArmName, Arm] = Field(min_length=1)
+    metric: Metric = "ap_pooled"
+    reported: dict[str, float] = Field(default={})
+    reported_on: str = ""
+    expect: tuple[str, ...] = ()
+    gains: tuple[Gain, ...] = ()
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What is expected, parsed."""
+        return tuple(parsed_rule(text, self.metric) for text in self.expect)
+
+    @model_validator(mode="after")
+    def _names_its_arms(self) -> Self:
+        for where, name in self._named():
+            if name not in self.arms:
+                raise ValueError(f"{where}: no arm '{name}'; there are: {', '.join(self.arms)}")
+        for name, arm in self.arms.items():
+            seen = [name]
+            while arm.initial is not None:
+                if arm.initial in seen:
+                    raise ValueError(f"arms.{name}.initial: {' → '.join([*seen, arm.initial])} goes in a circle")
+                seen.append(arm.initial)
+                arm = self.arms[arm.initial]
+        return self
+
+    def _named(self) -> Iterable[tuple[str, str]]:
+        """Every mention of an arm, and where."""
+        yield from ((f"arms.{name}.initial", arm.initial) for name, arm in self.arms.items() if arm.initial)
+        yield from (("reported", name) for name in self.reported)
+        yield from (("gains", name) for gain in self.gains for name in (gain.arm, gain.over))
+        try:
+            quantities = [(rule.text, one) for rule in self.rules for one in rule.quantities]
+        except ModelError as error:
+            raise ValueError(f"expect: {error}") from error
+        for text, (arm, metric) in quantities:
+            known_metric(metric)
+            yield f"expect: {text}", arm
+
+
+def loaded_experiment(name: str, preset: str, changes: dict[str, Any]) -> Experiment:
+    """The experiment of a system, or of a file, with its `preset` and then `changes` on top, checked.
+
+    A file without presets is the same with each.
+
+    Raises:
+        ModelError: no such experiment or preset, or a field is wrong; the line names it.
+    """
+    content = experiment(name)
+    where = name if name.endswith(ENDINGS) else f"experiments/{name}.yaml"
+    if "arms" not in content:
+        able = ", ".join(experiment_names("arms")) or "none yet"
+        raise ModelError(f"{where} has no arms to reproduce; experiments that have: {able}")
+    common = {key: value for key, value in content.items() if key not in OF_OTHER_VERBS}
+    on_top = preset_of(content, preset, where) if "presets" in content else {}
+    whole = merged(merged(common, on_top), changes)
+    found = validated(Experiment, whole, where=where)
+    arms = {one: whole_arm(found, one, preset) for one in found.arms}
+    return found.model_copy(update={"arms": arms})
+
+
+def whole_arm(experiment: Experiment, name: str, preset: str) -> Arm:
+    """An arm with its system, and all settings that it lies on.
+
+    An arm of another system lies on the preset of that name in that system's own experiment, where there is one.
+    """
+    arm = experiment.arms[name]
+    system = arm.system or experiment.system
+    registered(system)
+    own = system == experiment.system
+    below = {"settings": experiment.settings, "trainer": experiment.trainer} if own else _preset_below(system, preset)
+    changes = {part: merged(below.get(part) or {}, getattr(arm, part)) for part in ("settings", "trainer")}
+    return arm.model_copy(update={"system": system, **changes})
+
+
+def title(name: str) -> str:
+    """What an experiment is called: `gdc`, of `gdc` and of `path/gdc.yaml`."""
+    return Path(name).stem if name.endswith(ENDINGS) else name
+
+
+def _preset_below(system: str, name: str) -> dict[str, Any]:
+    if system not in experiment_names("presets"):
+        return {}
+    presets: dict[str, Any] = experiment(system)["presets"]
+    return presets.get(name) or {}
