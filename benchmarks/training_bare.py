@@ -20,7 +20,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from models.localization.iterative_refinement import IterativeRefinement, grade_loss, optimiser, schedule
+from models.localization.iterative_refinement import IterativeRefinement, grade_loss
+from models.optimisers import optimiser, schedule
 from models.registry import build
 from tasks.engine.data import CohortData
 from tasks.engine.job import TrainingJob

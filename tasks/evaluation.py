@@ -193,7 +193,8 @@ def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, s
     if chosen.empty:
         return {}
     labels, scored = chosen[target].to_numpy(float), scores.loc[chosen.index].to_numpy(float)
-    metrics = grading_metrics(labels, scored, chosen["patient_id"].tolist(), resamples=resamples, seed=seed)
+    patients, decides_from = chosen["patient_id"].tolist(), maps.attrs.get("decides_from")
+    metrics = grading_metrics(labels, scored, patients, abnormal_from=decides_from, resamples=resamples, seed=seed)
     return {**metrics, "cases": len(chosen)}
 
 

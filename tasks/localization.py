@@ -277,8 +277,12 @@ def refinement_config(system: System, settings: dict[str, Any]) -> RefinementCon
 
 def loop_settings(about: dict[str, Any], settings: dict[str, Any]) -> RefinementConfig:
     """The same from a model's description, without its network."""
-    kind = registered(about["system"]).config
-    return _on_top(validated(kind, about["config"], where=about["system"]), settings)
+    return _on_top(config_of(about), settings)
+
+
+def config_of(about: dict[str, Any]) -> Config:
+    """The system's configuration in a model's description."""
+    return validated(registered(about["system"]).config, about["config"], where=about["system"])
 
 
 def _on_top(config: Config, settings: dict[str, Any]) -> RefinementConfig:
@@ -351,4 +355,6 @@ def publish_refinement(
 def _attributes(about: dict[str, Any], method: dict[str, Any]) -> dict[str, Any]:
     """What made a set of maps; another model, method or `models` code makes them anew."""
     made_by = {"model": about["version"], "system": about["system"], "code": code_digest(("models",))[:12]}
-    return {**made_by, "target": about["target"], **method}
+    decides_from = getattr(config_of(about), "decides_from", None)
+    decision = {} if decides_from is None else {"decides_from": decides_from}
+    return {**made_by, "target": about["target"], **decision, **method}

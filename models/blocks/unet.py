@@ -1,9 +1,14 @@
 """A U-Net that answers with an image — Ronneberger, Fischer and Brox (2015), in two and three dimensions, at any width.
 
-MONAI's network of five levels with skip connections (Falk et al. 2019), which pads its convolutions, so that the
-answer has the image's shape; a tanh at the end keeps it in −1 … 1.
+    G(x) = tanh(U(x) + artanh(c x))                                             (1)
 
-in   (B, channels, *spatial) float, −1 … 1       out  the same shape, −1 … 1
+U is MONAI's network of five levels with skip connections (Falk et al. 2019), which pads its convolutions, so that the
+answer has the image's shape. One more skip connection takes the image itself to the end, before the tanh that keeps
+the answer in −1 … 1; U's last layer starts at zero, so that G starts as a copy. A narrow U-Net without it smooths what
+it copies, and what it cannot copy looks like what it has learnt to remove. There is no normalisation: an instance's own
+takes away brightness and contrast, a batch's lets an image's answer depend on the others.
+
+in   x  (B, channels, *spatial) float, −1 … 1       out  G(x), the same shape, −1 … 1
 """
 
 from typing import Literal, Self
@@ -18,7 +23,7 @@ from models.errors import ModelError
 CHANNELS = (64, 64, 128, 256, 512, 64)  # of levels 1 to 5, and of level 1 on the way back
 STEP = 2 ** (len(CHANNELS) - 2)  # by how much the deepest level is smaller
 LEAK = 0.1
-Normalisation = Literal["none", "batch", "instance"]
+WITHIN = 0.995  # c in (1): artanh is infinite at 1
 
 
 class UNetConfig(Config):
@@ -28,7 +33,6 @@ class UNetConfig(Config):
     size: PositiveInt = 128
     spatial_dims: Literal[2, 3] = 2
     width: PositiveFloat = 1.0
-    normalisation: Normalisation = "none"
 
     @model_validator(mode="after")
     def _halves_evenly(self) -> Self:
@@ -37,7 +41,7 @@ class UNetConfig(Config):
 
 
 class UNet(nn.Module):
-    """The network of levels, and the tanh."""
+    """Equation (1)."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -48,16 +52,17 @@ class UNet(nn.Module):
             out_channels=config.channels,
             features=[max(1, round(channels * config.width)) for channels in CHANNELS],
             act=("leakyrelu", {"negative_slope": LEAK, "inplace": True}),
-            norm=None if config.normalisation == "none" else config.normalisation,
+            norm=None,
         )
         self.apply(_kaiming)
+        nn.init.zeros_(self.levels.final_conv.weight)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, channels, *spatial) → the same shape."""
         expected = (self.config.channels, *(self.config.size,) * self.config.spatial_dims)
         if image.shape[1:] != expected:
             raise ModelError(f"the network takes images of {expected} (channels, *axes), not {tuple(image.shape[1:])}")
-        return self.levels(image).tanh()  # type: ignore[no-any-return]
+        return (self.levels(image) + (WITHIN * image).atanh()).tanh()  # type: ignore[no-any-return]
 
 
 def _kaiming(module: nn.Module) -> None:

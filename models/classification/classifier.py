@@ -85,6 +85,11 @@ class ClassifierConfig(Config):
     sign: Sign | None = None
 
     @property
+    def decides_from(self) -> float:
+        """The label from which on a score above 0 is right."""
+        return self.abnormal_from
+
+    @property
     def map_sign(self) -> Sign:
         """`sign`, or the method's own."""
         return self.sign or default_sign(self.saliency)

@@ -11,10 +11,10 @@ critic D tells what it makes from normal images, a classifier C tells the image'
     L_CE = CE(C(x − G(x)), y)      L_ED = mean |x − G(x)|
     L_GAN = mean D(x | normal) − mean D(G(x) | abnormal), with gradient penalty (models.losses.wasserstein)
 
-Every batch descends (2), then (3). First, G learns to copy all images, by L_ED alone. What the paper leaves open is read
-so: its norm in L_ED is the mean over pixels and channels, since a sum would outweigh the critic, whose slope is 1 over
-the whole image; and D compares normal images with what G makes of abnormal ones, since what it makes of normal ones is
-normal.
+G first learns to copy all images, by L_ED alone. Then every batch descends (2), then (3). What the paper leaves open is
+read so. The norm in L_ED is the mean over pixels and channels: a sum would outweigh the critic, whose slope is 1 over
+the whole image. D compares normal images with what G makes of abnormal ones: what it makes of normal ones is normal.
+And D learns before it teaches, while G still copies (Arjovsky et al. 2017 let a critic come close to its optimum, too).
 
 in   image     (B, C, *spatial) uint8 or uint16, or float32 in 0 … 255, as augmentation leaves it
      label     (B,) a number; `abnormal_from` or more is abnormal
@@ -23,7 +23,6 @@ out  score     (B,) the log-odds of abnormal; without a classifier, the mean of 
      image     (B, C, *spatial) float32: G(x), in stored intensities
 """
 
-from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -32,12 +31,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from models.blocks.critic import Critic, CriticConfig
 from models.blocks.intensities import scaled
 from models.blocks.resnet import ResNet18, ResNetConfig
-from models.blocks.unet import Normalisation, UNet, UNetConfig, refuse_uneven
+from models.blocks.unet import UNet, UNetConfig, refuse_uneven
 from models.config import Config
 from models.errors import ModelError
 from models.losses.wasserstein import critic_loss, generator_loss, wasserstein_distance
@@ -50,16 +48,14 @@ RANGE = 2.0  # of intensities in −1 … 1
 class GDCNetwork(Config):
     """The three networks; widths multiply the channels of their published forms.
 
-    `size` is the image's side in pixels. The paper gives a modified U-Net, ResNet-18 and a CNN of seven layers. It
-    leaves open the U-Net's normalisation, and by how many of its layers the critic halves the sides
-    (`critic_strided`).
+    `size` is the image's side in pixels. The paper's are a modified U-Net, ResNet-18 and a CNN of seven layers, of
+    which `critic_strided` halve the sides; how many is left open.
     """
 
     size: PositiveInt = 128
     in_channels: PositiveInt = 3
     spatial_dims: Literal[2, 3] = 2
     generator_width: PositiveFloat = 1.0
-    normalisation: Normalisation = "none"
     classifier_width: PositiveFloat = 1.0
     classifier_stem: Literal[1, 2, 4] = 4
     critic_width: PositiveFloat = 1.0
@@ -79,48 +75,37 @@ class GDCNetwork(Config):
     @property
     def generator(self) -> UNetConfig:
         """G's."""
-        return UNetConfig(
-            channels=self.in_channels,
-            size=self.size,
-            spatial_dims=self.spatial_dims,
-            width=self.generator_width,
-            normalisation=self.normalisation,
-        )
+        channels, dims = self.in_channels, self.spatial_dims
+        return UNetConfig(channels=channels, size=self.size, spatial_dims=dims, width=self.generator_width)
 
     @property
     def classifier(self) -> ResNetConfig:
         """C's: two logits."""
-        return ResNetConfig(
-            in_channels=self.in_channels,
-            outputs=2,
-            spatial_dims=self.spatial_dims,
-            width=self.classifier_width,
-            stem_stride=self.classifier_stem,
-        )
+        common = {"in_channels": self.in_channels, "spatial_dims": self.spatial_dims}
+        return ResNetConfig(outputs=2, width=self.classifier_width, stem_stride=self.classifier_stem, **common)
 
     @property
     def critic(self) -> CriticConfig:
         """D's: seven layers."""
-        return CriticConfig(
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            width=self.critic_width,
-            layers=7,
-            strided=self.critic_strided,
-        )
+        common = {"in_channels": self.in_channels, "spatial_dims": self.spatial_dims}
+        return CriticConfig(layers=7, strided=self.critic_strided, width=self.critic_width, **common)
 
 
 class GDCOptimiser(Config):
-    """Adam for each of the three descents, and for the autoencoder; `schedule` is over a stage's batches.
+    """Adam, for each of the three descents and each stage; the paper gives 2e-4 for all.
 
-    The paper gives the learning rate of all, 2e-4. None: the same as `learning_rate`.
+    None: the same as `learning_rate`, which is G's. Narrow networks learn faster than that.
     """
 
     learning_rate: PositiveFloat = 2e-4
-    autoencoder_learning_rate: PositiveFloat | None = None
+    classifier_learning_rate: PositiveFloat | None = None
     critic_learning_rate: PositiveFloat | None = None
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.999)
-    schedule: Literal["constant", "cosine"] = "constant"
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.9)
+
+    def adam(self, *groups: tuple[nn.Module, float | None]) -> Adam:
+        """Over networks, each with its learning rate."""
+        rated = [{"params": list(one.parameters()), "lr": rate or self.learning_rate} for one, rate in groups]
+        return Adam(rated, betas=self.betas)
 
 
 class GDCConfig(Config):
@@ -141,6 +126,11 @@ class GDCConfig(Config):
     abnormal_from: float = 1.0
     optimiser: GDCOptimiser = GDCOptimiser()
 
+    @property
+    def decides_from(self) -> float | None:
+        """The label from which on a score above 0 is right; None without a classifier."""
+        return self.abnormal_from if self.classifier else None
+
 
 def difference_loss(difference: Tensor) -> Tensor:
     """L_ED, the mean of |x − G(x)| over pixels, channels and cases, of x − G(x) (B, C, *spatial)."""
@@ -156,13 +146,18 @@ def label_loss(logits: Tensor, is_abnormal: Tensor, weight: Tensor | None = None
     return each.mean() if weight is None else (weight.to(each.dtype) * each).mean()
 
 
+def symmetric(image: Tensor, like: nn.Module) -> Tensor:
+    """Stored intensities in −1 … 1, in the precision of a network."""
+    return RANGE * scaled(image, next(like.parameters()).dtype) - 1
+
+
 def difference_map(difference: Tensor) -> Tensor:
     """x − G(x) (B, C, *spatial) → (B, *spatial): the mean of its size over channels, 1 being the whole range."""
     return difference.abs().mean(dim=1) / RANGE
 
 
 def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """−1 … 1 → float32 in the range of the images' `dtype`: `to_input`, undone."""
+    """−1 … 1 → float32 in the range of the images' `dtype`: `symmetric`, undone."""
     return (image.float() + 1) * ((65535 if dtype == torch.uint16 else 255) / RANGE)
 
 
@@ -171,10 +166,9 @@ class Autoencoder(Stage):
 
     monitor: ClassVar[str | None] = None
 
-    def __init__(self, whole: "GDC"):
+    def __init__(self, generator: UNet, optimiser: GDCOptimiser):
         super().__init__()
-        self.generator = whole.generator
-        self.to_input, self.optimiser = whole.to_input, whole.config.optimiser
+        self.generator, self.optimiser = generator, optimiser
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L_ED."""
@@ -186,18 +180,34 @@ class Autoencoder(Stage):
         """The same, as `val/loss`."""
         self.log("val/loss", self._loss(batch), batch_size=len(batch["image"]), sync_dist=True, prog_bar=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Adam, and its schedule."""
-        rate = self.optimiser.autoencoder_learning_rate or self.optimiser.learning_rate
-        chosen = adam(self.generator.parameters(), rate, self.optimiser)
-        return {
-            "optimizer": chosen,
-            "lr_scheduler": {"scheduler": schedule(chosen, self, self.optimiser), "interval": "step"},
-        }
+    def configure_optimizers(self) -> Adam:
+        """G's Adam."""
+        return self.optimiser.adam((self.generator, None))
 
     def _loss(self, batch: Batch) -> Tensor:
-        image = self.to_input(batch["image"])
+        image = symmetric(batch["image"], like=self.generator)
         return difference_loss(image - self.generator(image))
+
+
+class FirstCritic(Stage):
+    """The second stage: D learns to tell normal images from abnormal ones, which G copies."""
+
+    monitor: ClassVar[str | None] = None
+
+    def __init__(self, critic: Critic, config: GDCConfig):
+        super().__init__()
+        self.critic, self.config = critic, config
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """L_GAN with gradient penalty, G(x) being x."""
+        image, is_abnormal = symmetric(batch["image"], like=self.critic), batch["label"] >= self.config.abnormal_from
+        loss, distance = critic_loss(self.critic, image[~is_abnormal], image[is_abnormal], self.config.penalty)
+        self.log("train/distance", distance, on_step=False, on_epoch=True, batch_size=len(image))
+        return loss
+
+    def configure_optimizers(self) -> Adam:
+        """D's Adam."""
+        return self.config.optimiser.adam((self.critic, self.config.optimiser.critic_learning_rate))
 
 
 @system(
@@ -207,7 +217,7 @@ class Autoencoder(Stage):
     "MICCAI 2019",
 )
 class GDC(System):
-    """G, C and D; the system itself is the second stage, that of equations (2) and (3)."""
+    """G, C and D; the system itself is the last stage, that of equations (2) and (3)."""
 
     monitor: ClassVar[str | None] = None
     config: GDCConfig
@@ -222,8 +232,10 @@ class GDC(System):
             self.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
 
     def stages(self) -> dict[str, Stage]:
-        """The autoencoder, then the whole; the autoencoder alone where there is neither a classifier nor a critic."""
-        stages: dict[str, Stage] = {"autoencoder": Autoencoder(self)}
+        """G alone, D alone, then all; without a classifier and a critic, G alone is the whole training."""
+        stages: dict[str, Stage] = {"autoencoder": Autoencoder(self.generator, self.config.optimiser)}
+        if self.critic is not None:
+            stages["critic"] = FirstCritic(self.critic, self.config)
         if self.classifier is not None or self.critic is not None:
             stages["adversarial"] = self
         return stages
@@ -237,7 +249,7 @@ class GDC(System):
         channels = self.config.network.in_channels
         if image.shape[1] != channels:
             raise ModelError(f"the images have {image.shape[1]} channels, the networks take {channels}")
-        return RANGE * scaled(image, next(self.parameters()).dtype) - 1
+        return symmetric(image, like=self)
 
     def forward(self, image: Tensor) -> Tensor:
         """`to_input`'s tensor → the log-odds of abnormal (B, 1); without a classifier, the mean of |x − G(x)|."""
@@ -261,17 +273,15 @@ class GDC(System):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """Descend by equation (2), then by equation (3), then along the learning rates' schedules."""
+        """Descend by equation (2), then by equation (3)."""
         image, is_abnormal = self.to_input(batch["image"]), self.is_abnormal(batch)
-        descents = dict(zip(self.descents(), listed(self.optimizers()), strict=True))
+        optimisers = iter(listed(self.optimizers()))
         if self.classifier is not None:
-            self._classifier_step(descents["classifier"], self.classifier, image, is_abnormal, batch.get("weight"))
+            self._classifier_step(next(optimisers), self.classifier, image, is_abnormal, batch.get("weight"))
         if self.critic is not None:
             generated = self.generator(image)
-            self._critic_steps(descents["critic"], self.critic, image[~is_abnormal], generated[is_abnormal].detach())
-            self._generator_step(descents["generator"], self.critic, image - generated, generated[is_abnormal])
-        for one in listed(self.lr_schedulers()):
-            one.step()
+            self._critic_steps(next(optimisers), self.critic, image[~is_abnormal], generated[is_abnormal].detach())
+            self._generator_step(next(optimisers), self.critic, image - generated, generated[is_abnormal])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """|x − G(x)|, the classifier's accuracy, and by how much the critic tells G(x) from normal images."""
@@ -290,24 +300,18 @@ class GDC(System):
         """(B,) bool, by the label."""
         return batch["label"] >= self.config.abnormal_from
 
-    def descents(self) -> dict[str, list[nn.Parameter]]:
-        """What each optimiser moves: G and C by equation (2), D by (3), G by (3).
+    def configure_optimizers(self) -> list[Adam]:
+        """One that moves G and C by equation (2), one that moves D by (3), one that moves G by (3).
 
-        G has an optimiser for each equation, since Adam divides by the size of a loss's own gradients.
+        G has one for each equation, since Adam divides by the size of a loss's own gradients.
         """
-        generator, moved = list(self.generator.parameters()), {}
+        config, chosen = self.config.optimiser, []
         if self.classifier is not None:
-            moved["classifier"] = [*generator, *self.classifier.parameters()]
+            chosen.append(config.adam((self.generator, None), (self.classifier, config.classifier_learning_rate)))
         if self.critic is not None:
-            moved |= {"critic": list(self.critic.parameters()), "generator": generator}
-        return moved
-
-    def configure_optimizers(self) -> tuple[list[Adam], list[LRScheduler]]:
-        """Adam for each of the descents, with its schedule."""
-        config = self.config.optimiser
-        rates = {"critic": config.critic_learning_rate or config.learning_rate}
-        chosen = [adam(moved, rates.get(name, config.learning_rate), config) for name, moved in self.descents().items()]
-        return chosen, [schedule(one, self, config) for one in chosen]
+            chosen.append(config.adam((self.critic, config.critic_learning_rate)))
+            chosen.append(config.adam((self.generator, None)))
+        return chosen
 
     def _classifier_step(
         self,
@@ -342,8 +346,8 @@ class GDC(System):
         critic's steps have left as it was.
         """
         self.toggle_optimizer(optimiser)
-        loss = generator_loss(critic(generated)) + self.config.difference_weight * difference_loss(difference)
-        self._descend(optimiser, loss)
+        loss = self.config.difference_weight * difference_loss(difference)
+        self._descend(optimiser, loss + generator_loss(critic(generated)) if len(generated) else loss)
         self.untoggle_optimizer(optimiser)
 
     def _descend(self, optimiser: LightningOptimizer, loss: Tensor) -> None:
@@ -358,19 +362,6 @@ class GDC(System):
 def accuracy(evidence: Tensor, is_abnormal: Tensor) -> Tensor:
     """The share of cases (B, 1) whose log-odds are on the right side of 0."""
     return ((evidence[:, 0] > 0) == is_abnormal).float().mean()
-
-
-def adam(parameters: Iterable[nn.Parameter], rate: float, config: GDCOptimiser) -> Adam:
-    """Adam with the configured betas."""
-    return Adam(parameters, lr=rate, betas=config.betas)
-
-
-def schedule(optimiser: Adam, stage: Stage, config: GDCOptimiser) -> LRScheduler:
-    """The learning rate over the stage's batches: constant, or half a cosine down to zero."""
-    if config.schedule == "constant":
-        return ConstantLR(optimiser, factor=1.0)
-    batches = int(stage.trainer.estimated_stepping_batches)
-    return CosineAnnealingLR(optimiser, T_max=batches)
 
 
 def listed(known: Any) -> list[Any]:

@@ -51,5 +51,5 @@ def critic_loss(critic: Critic, real: Tensor, generated: Tensor, penalty: float)
 
 
 def generator_loss(generated_score: Tensor) -> Tensor:
-    """L_G of the critic's answers (N, …); 0 of none."""
-    return -generated_score.sum() / max(1, len(generated_score))
+    """L_G of the critic's answers (N, …)."""
+    return -generated_score.mean()

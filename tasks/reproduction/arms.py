@@ -41,10 +41,11 @@ def run_trial(plan: Plan, trial: Trial, parent: str) -> Answer:
         return {**known, "reused": True}
     with trial_run(plan, trial, key, parent) as run:
         trained = trained_arm(plan, trial, run.run_id)
+        training_seconds = round(time.monotonic() - started, 1)
         maps = made_maps(plan, trial, trained["model"], run)
         measured = compared(plan, [maps[0]], run)
         answer = trial_answer(plan, trial, run, trained, maps, measured)
-        answer["seconds"] = round(time.monotonic() - started, 1)
+        answer |= {"training_seconds": training_seconds, "seconds": round(time.monotonic() - started, 1)}
         note_trial(run, answer)
     return remember(TRIAL, key, answer, sorted(Path(trained["model"]).iterdir()))
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from statistics import mean
 from typing import Any, NamedTuple
@@ -30,9 +31,11 @@ def run_trials(plan: Plan, parent: str) -> Outcomes:
         TrainingError: all failed, or a signal ended one.
     """
     trials, outcomes = plan.trials, Outcomes([], [])
-    seconds: defaultdict[str, list[float]] = defaultdict(list)
+    pace = Pace()
     for number, trial in enumerate(trials):
-        told(f"{number + 1} of {len(trials)}: {trial.arm}, seed {trial.seed}{time_left(trials[number:], seconds)}")
+        left = pace.left(plan, trials[number:])
+        estimate = "" if left is None else f"; about {timedelta(seconds=round(left))} left"
+        told(f"{number + 1} of {len(trials)}: {trial.arm}, seed {trial.seed}{estimate}")
         try:
             answer = run_trial(plan, trial, parent)
         except TrainingStoppedError:
@@ -43,20 +46,41 @@ def run_trials(plan: Plan, parent: str) -> Outcomes:
         else:
             outcomes.done.append(answer)
             told(f"{trial.arm}, seed {trial.seed}: {found(plan, answer)}")
-            seconds[trial.arm].append(answer["seconds"])
+            pace.note(plan, answer)
     if not outcomes.done:
         raise TrainingError(f"all {len(trials)} trials failed; the first one: {outcomes.failed[0]['reason']}")
     return outcomes
 
 
-def time_left(trials: Sequence[Trial], seconds: Mapping[str, Sequence[float]]) -> str:
-    """How long the rest takes, as each arm took before; an arm not seen yet takes as long as the others on average."""
-    if not seconds:
-        return ""
-    by_arm = {arm: mean(took) for arm, took in seconds.items()}
-    usual = mean(by_arm.values())
-    left = sum(by_arm.get(trial.arm, usual) for trial in trials)
-    return f"; about {timedelta(seconds=round(left))} left"
+@dataclass
+class Pace:
+    """How long trials took: what is trained by its settings, what follows by arm; several arms may share a training."""
+
+    trainings: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    rest: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    trained: set[tuple[str, int]] = field(default_factory=set)
+
+    def note(self, plan: Plan, answer: Mapping[str, Any]) -> None:
+        """Book a trial."""
+        what = plan.training_of(answer["arm"])
+        if (what, answer["seed"]) not in self.trained:
+            self.trained.add((what, answer["seed"]))
+            self.trainings[what].append(answer["training_seconds"])
+        self.rest[answer["arm"]].append(answer["seconds"] - answer["training_seconds"])
+
+    def left(self, plan: Plan, trials: Sequence[Trial]) -> float | None:
+        """Seconds of `trials`; what has not been seen yet takes as long as the others on average. None: nothing has."""
+        if not self.rest:
+            return None
+        trainings = {(plan.training_of(trial.arm), trial.seed) for trial in trials} - self.trained
+        return sum(usual(self.trainings, what) for what, _ in trainings) + sum(
+            usual(self.rest, trial.arm) for trial in trials
+        )
+
+
+def usual(seconds: Mapping[str, Sequence[float]], name: str) -> float:
+    """The mean of `name`, or of all where there is nothing of it."""
+    return mean(seconds[name]) if name in seconds else mean(map(mean, seconds.values()))
 
 
 def found(plan: Plan, answer: Mapping[str, Any]) -> str:

@@ -94,6 +94,11 @@ class Plan(Config):
         """What an arm trains."""
         return self.experiment.arms[arm].system or self.experiment.system
 
+    def training_of(self, arm: str) -> str:
+        """What tells whether two arms share the training of a seed."""
+        trained = [before.model_dump(mode="json", exclude={"localize", "initial"}) for before in self.ancestry(arm)]
+        return json.dumps(trained, sort_keys=True)
+
     def ancestry(self, name: str) -> list[Arm]:
         """An arm, the one that it starts from, and so on."""
         found = [self.experiment.arms[name]]

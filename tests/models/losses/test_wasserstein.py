@@ -108,4 +108,3 @@ def test_a_critic_told_to_descend_finds_the_distance_of_two_places():
 
 def test_the_generator_s_loss_is_the_critic_s_answer_turned_round():
     assert generator_loss(torch.tensor([[1.0], [3.0]])).item() == -2
-    assert generator_loss(torch.zeros(0, 1)).item() == 0

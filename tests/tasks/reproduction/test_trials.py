@@ -9,7 +9,7 @@ from storage.errors import CohortError
 from tasks.errors import TrainingError, TrainingStoppedError
 from tasks.reproduction import loop, several
 from tasks.reproduction.experiment import Experiment
-from tasks.reproduction.loop import run_trials, time_left
+from tasks.reproduction.loop import Pace, run_trials
 from tasks.reproduction.plan import Plan, Trial, chosen_arms, command_line
 from tasks.reproduction.several import each_experiment
 
@@ -68,7 +68,13 @@ def answers(monkeypatch: pytest.MonkeyPatch):
     def run_trial(made: Plan, trial: Trial, parent: str) -> dict[str, Any]:
         if error := errors.get((trial.arm, trial.seed)):
             raise error
-        return {"arm": trial.arm, "seed": trial.seed, "metrics": {"ap_pooled": 0.5}, "seconds": 1.0}
+        return {
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "metrics": {"ap_pooled": 0.5},
+            "seconds": 1.0,
+            "training_seconds": 0.5,
+        }
 
     monkeypatch.setattr(loop, "run_trial", run_trial)
     return errors
@@ -110,10 +116,15 @@ def test_progress_counts_the_trials(answers, capsys):
     assert lines[6].startswith("reproduce: 4 of 4: b, seed 1; about 0:00:0")
 
 
-def test_time_left_is_each_arms_own_and_the_mean_for_those_not_seen_yet():
-    left = [Trial(arm=arm, seed=1) for arm in "abc"]
-    assert time_left(left, {}) == ""
-    assert time_left(left, {"a": [100.0, 120.0], "b": [10.0]}) == "; about 0:03:00 left"  # 110 + 10 + 60
+def test_time_left_counts_a_training_once_for_the_arms_that_share_it():
+    """a and c train the same, b goes on from a; seed 0 is done but for c, whose maps take as long as others' do."""
+    made, pace = plan(("a", "b", "c")), Pace()
+    assert pace.left(made, made.trials) is None
+    pace.note(made, {"arm": "a", "seed": 0, "seconds": 110.0, "training_seconds": 100.0})
+    assert pace.left(made, made.trials[1:3]) == 100 + 10 + 10  # b has its own training, as long as the one seen
+    pace.note(made, {"arm": "b", "seed": 0, "seconds": 50.0, "training_seconds": 20.0})
+    assert pace.left(made, made.trials[2:3]) == 20
+    assert pace.left(made, made.trials[3:]) == (100 + 10) + (20 + 30) + 20
 
 
 def test_command_line_says_all_that_was_asked_for():
