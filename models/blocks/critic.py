@@ -89,8 +89,8 @@ def _layers(config: CriticConfig) -> Iterator[nn.Module]:
     for layer in range(config.layers - 1):
         channels = max(1, round(CHANNELS * config.width * min(2**layer, WIDEST)))
         kernel, stride = (4, 2) if layer < config.strided else (3, 1)
-        yield convolution(before, channels, kernel_size=kernel, stride=stride, padding=1)
+        yield convolution(before, channels, kernel_size=kernel, stride=stride, padding=1, padding_mode="reflect")
         yield normalisation(channels, affine=True)
         yield nn.LeakyReLU(LEAK, inplace=True)
         before = channels
-    yield convolution(before, 1, kernel_size=3, padding=1)
+    yield convolution(before, 1, kernel_size=3, padding=1, padding_mode="reflect")

@@ -31,6 +31,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from models.blocks.critic import Critic, CriticConfig
 from models.blocks.intensities import scaled
@@ -94,13 +95,16 @@ class GDCNetwork(Config):
 class GDCOptimiser(Config):
     """Adam, for each of the three descents and each stage; the paper gives 2e-4 for all.
 
-    None: the same as `learning_rate`, which is G's. Narrow networks learn faster than that.
+    None: the same as `learning_rate`, which is G's. Narrow networks learn faster than that. G and D circle their
+    equilibrium, so the last weights at a constant rate are as good as chance makes them; `cosine` brings every rate of
+    the last stage down to zero.
     """
 
     learning_rate: PositiveFloat = 2e-4
     classifier_learning_rate: PositiveFloat | None = None
     critic_learning_rate: PositiveFloat | None = None
     betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.9)
+    schedule: Literal["constant", "cosine"] = "constant"
 
     def adam(self, *groups: tuple[nn.Module, float | None]) -> Adam:
         """Over networks, each with its learning rate."""
@@ -282,6 +286,8 @@ class GDC(System):
             generated = self.generator(image)
             self._critic_steps(next(optimisers), self.critic, image[~is_abnormal], generated[is_abnormal].detach())
             self._generator_step(next(optimisers), self.critic, image - generated, generated[is_abnormal])
+        for schedule in listed(self.lr_schedulers() or []):
+            schedule.step()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """|x − G(x)|, the classifier's accuracy, and by how much the critic tells G(x) from normal images."""
@@ -300,7 +306,15 @@ class GDC(System):
         """(B,) bool, by the label."""
         return batch["label"] >= self.config.abnormal_from
 
-    def configure_optimizers(self) -> list[Adam]:
+    def configure_optimizers(self) -> tuple[list[Adam], list[LRScheduler]]:
+        """The optimisers, and their schedules over the stage's batches."""
+        chosen = self.descents()
+        if self.config.optimiser.schedule == "constant":
+            return chosen, []
+        batches = int(self.trainer.estimated_stepping_batches)
+        return chosen, [CosineAnnealingLR(one, T_max=batches) for one in chosen]
+
+    def descents(self) -> list[Adam]:
         """One that moves G and C by equation (2), one that moves D by (3), one that moves G by (3).
 
         G has one for each equation, since Adam divides by the size of a loss's own gradients.
@@ -365,5 +379,5 @@ def accuracy(evidence: Tensor, is_abnormal: Tensor) -> Tensor:
 
 
 def listed(known: Any) -> list[Any]:
-    """Lightning's answer where a system has one, several or no optimisers."""
+    """Lightning's answer where a system has one optimiser, several, or none."""
     return known if isinstance(known, list) else [known]

@@ -115,7 +115,7 @@ def test_training_that_diverges_is_a_failed_trial_with_its_reason(command: Comma
         (["--space", "optimiser.learning_rat=1e-4:1e-2"], ("learning_rat", "is not a setting")),
         (["--space", "trainer.batch_sise=8,16"], ("trainer.batch_sise", "is not a setting")),
         (["--space", "optimiser.learning_rate=-1:1"], ("optimiser.learning_rate=-1", "greater than 0")),
-        (["--space", "optimiser.name=adamw,adam"], ("optimiser.name=adam", "'sgd' or 'adamw'")),
+        (["--space", "optimiser.name=adamw,rmsprop"], ("optimiser.name=rmsprop", "'sgd', 'adam' or 'adamw'")),
         (["--space", "trainer.batch_size=8:16.5"], ("trainer.batch_size=16.5", "valid integer")),
         (["--space", "network.width"], ("KEY=LOW:HIGH",)),
         (["--space", "network.dropout=0:0.5", "--set", "network.dropout=0.1"], ("--set and by --space",)),

@@ -54,7 +54,8 @@ def test_the_defaults_are_the_paper_s():
     assert (defaults.cross_entropy_weight, defaults.difference_weight, defaults.penalty) == (0.4, 10.0, 10.0)
     assert (defaults.optimiser.learning_rate, defaults.network.size) == (2e-4, 128)
     assert defaults.network.critic.layers == 7
-    optimisers = build("gdc", SMALL).configure_optimizers()
+    optimisers, schedules = build("gdc", SMALL).configure_optimizers()
+    assert schedules == []
     assert [type(one) for one in optimisers] == [torch.optim.Adam] * 3
 
 
@@ -188,6 +189,14 @@ def test_the_critic_compares_normal_images_with_what_becomes_of_abnormal_ones():
     model._critic_steps = watched
     fitted(model, DataLoader(cases((0, 0, 0, 1)), batch_size=4))
     assert seen == [(3, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("ablation", [{}, {"critic": False}])
+def test_a_cosine_brings_every_learning_rate_to_zero(ablation):
+    model = build("gdc", {**SMALL, **ablation, "optimiser": {"schedule": "cosine"}})
+    fitted(model, batches())
+    rates = [group["lr"] for one in model.trainer.optimizers for group in one.param_groups]
+    assert rates == pytest.approx([0.0] * len(rates), abs=1e-9)
 
 
 def test_the_critic_steps_as_often_as_told():

@@ -362,7 +362,7 @@ TINY_CONFIG = {"network": {"size": 32, "stem_stride": 1, "block5_valid": False, 
         ("optimiser.learning_rat=1e-4:1e-2", "learning_rat is not a setting"),
         ("trainer.batch_sise=8,16", "batch_sise is not a setting"),
         ("network.dropout=0:2", "search network.dropout=2"),
-        ("optimiser.name=adamw,adam", "search optimiser.name=adam"),
+        ("optimiser.name=adamw,rmsprop", "search optimiser.name=rmsprop"),
     ],
 )
 def test_every_end_and_choice_is_tried_against_the_settings(tmp_path: Path, text: str, words: str):
