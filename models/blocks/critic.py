@@ -1,10 +1,13 @@
 """A critic: a plain CNN that gives an image one number, in two and three dimensions and at any width.
 
-Convolutions with instance normalisation and leaky ReLU, the last with one output, whose mean over all places is the
-answer. There is no batch normalisation, since the gradient penalty holds case by case (Gulrajani et al. 2017, section
-4). An instance's own makes the critic look past brightness and contrast, in which images differ by far more than in a
-small lesion: 400 steps on simulated skin, 64 pixels, told patches with biomarkers from those without by an area under
-the ROC of 0.52 without it and 0.87 with it.
+Convolutions with leaky ReLU, the last with one output, whose mean over all places is the answer. There is no batch
+normalisation, since the gradient penalty holds case by case (Gulrajani et al. 2017, section 4). The first layer alone
+has an instance's own: it makes the critic look past brightness and contrast, in which images differ by far more than in
+a small lesion. In every layer it would take away what the mean over places is to find. Padding reflects: a border of
+zeros is a mark that a generator learns to write on.
+
+    after 450 steps on simulated skin, 64 pixels, the area under the ROC of patches with and without biomarkers is
+    0.85 with normalisation in the first layer, 0.76 in two, 0.65 in three, 0.62 in five
 
 in   (B, in_channels, *spatial) float       out  (B, 1)
 """
@@ -45,7 +48,7 @@ class CriticConfig(Config):
 
     @property
     def smallest_size(self) -> int:
-        """The smallest side that leaves two pixels, which normalisation needs."""
+        """The smallest side that leaves two pixels, which padding by reflection needs."""
         return int(2 ** (self.strided + 1))
 
 
@@ -90,7 +93,8 @@ def _layers(config: CriticConfig) -> Iterator[nn.Module]:
         channels = max(1, round(CHANNELS * config.width * min(2**layer, WIDEST)))
         kernel, stride = (4, 2) if layer < config.strided else (3, 1)
         yield convolution(before, channels, kernel_size=kernel, stride=stride, padding=1, padding_mode="reflect")
-        yield normalisation(channels, affine=True)
+        if layer == 0:
+            yield normalisation(channels, affine=True)
         yield nn.LeakyReLU(LEAK, inplace=True)
         before = channels
     yield convolution(before, 1, kernel_size=3, padding=1, padding_mode="reflect")

@@ -18,6 +18,7 @@ from unittest import mock
 import psutil
 
 from tasks.services.deployment import Server, make_pools
+from tasks.services.errors import ServicesError
 from tasks.services.plan import Plan, Pool, Ports
 from tasks.services.service import Running
 from tasks.workspace import Workspace
@@ -130,8 +131,16 @@ def state_of(api: Server, flow_run_id: str) -> str:
     return str(api.ask("GET", f"/flow_runs/{flow_run_id}")["state_type"])
 
 
+def has_ended(api: Server, flow_run_id: str) -> bool:
+    """False also where the server is too busy to say."""
+    try:
+        return state_of(api, flow_run_id) in FINAL
+    except ServicesError:
+        return False
+
+
 def final_state(api: Server, flow_run_id: str, timeout: float, worker: Running | None = None) -> str:
-    ended = eventually(lambda: state_of(api, flow_run_id) in FINAL, timeout)
+    ended = eventually(lambda: has_ended(api, flow_run_id), timeout)
     assert ended, (state_of(api, flow_run_id), worker.last_lines(30) if worker else "")
     return state_of(api, flow_run_id)
 

@@ -155,10 +155,15 @@ def schedule(soak: Soak) -> None:
 
 
 def unschedule(soak: Soak) -> None:
+    """No more runs, and none of those that wait."""
     api = soak.services.api
     deployment = api.deployment("retrain")["id"]
     for known in api.ask("GET", f"/deployments/{deployment}/schedules"):
         api.ask("DELETE", f"/deployments/{deployment}/schedules/{known['id']}")
+    waiting = {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": ["SCHEDULED"]}}}
+    while runs := api.ask("POST", "/flow_runs/filter", {"flow_runs": waiting, "limit": 200}):
+        for run in runs:
+            api.ask("DELETE", f"/flow_runs/{run['id']}")
 
 
 def endured(soak: Soak) -> None:

@@ -20,6 +20,13 @@ def test_it_has_seven_convolutions_and_no_batch_normalisation():
     assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
 
 
+def test_it_looks_past_brightness_and_contrast():
+    torch.manual_seed(0)
+    critic, image = Critic(CriticConfig(width=0.1)), torch.rand(2, 3, 32, 32)
+    assert torch.allclose(critic(image), critic(0.3 * image + 0.5), atol=1e-3)
+    assert not torch.allclose(critic(image), critic(image.square()), atol=1e-3)
+
+
 def test_an_image_s_number_does_not_depend_on_the_batch():
     torch.manual_seed(0)
     critic, image = Critic(CriticConfig(width=0.1)), torch.rand(3, 3, 32, 32)
