@@ -37,7 +37,8 @@ class TestServer:
     def test_shows_a_form_with_choices_and_defaults(self, services: Services):
         schema = services.api.deployment("localize")["parameter_openapi_schema"]
         assert schema["required"] == ["cohort", "model"]
-        assert schema["properties"]["method"]["enum"] == ["iterative-refinement", "saliency"]
+        [choices, _] = schema["properties"]["method"]["anyOf"]
+        assert choices["enum"] == ["iterative-refinement", "saliency", "own"]
         assert schema["properties"]["batch_size"] == {
             "default": 32,
             "position": 6,
