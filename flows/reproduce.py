@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 
 from tasks.notifications import notified
 from tasks.reproduction.answer import summarised
+from tasks.reproduction.choice import settled
 from tasks.reproduction.experiment import loaded_experiment, title
 from tasks.reproduction.loop import run_trials
 from tasks.reproduction.plan import command_line, planned, source_cohort
@@ -39,8 +40,8 @@ def reproduce(
     if known := known_answer(plan):
         return {**known, "reused": True}
     with reproduction_run(plan) as run:
-        outcomes = run_trials(plan, run.run_id)
-        answer = summarised(plan, outcomes, run)
+        whole, choices = settled(plan, run.run_id)
+        answer = summarised(whole, run_trials(whole, run.run_id), run) | {"choices": choices}
         answer["command"] = command_line(system, preset_name, experiment.seeds, arms, cohort, settings)
-        answer["report"] = str(publish_reproduction(run, plan, answer))
+        answer["report"] = str(publish_reproduction(run, whole, answer))
     return remember_answer(plan, answer)

@@ -164,7 +164,7 @@ def reproduce(
 
 def show_reproduction(answer: dict[str, Any]) -> None:
     """Arms beside the paper's figures, what was expected, gains, and what they stand on."""
-    from tasks.reproduction.tables import arm_table, facts, gain_table, rule_table
+    from tasks.reproduction.tables import arm_table, choice_table, facts, gain_table, rule_table
 
     over = f"mean over {answer['seeds']} seeds, 95 % interval over them" if answer["seeds"] > 1 else "1 seed"
     print_table(f"{answer['experiment']}, preset {answer['preset']}: {over}", arm_table(answer))
@@ -172,6 +172,7 @@ def show_reproduction(answer: dict[str, Any]) -> None:
         console.print(f"The paper: {answer['reported_on']}", soft_wrap=True, highlight=False)
     print_table("What was expected", rule_table(answer))
     print_table("Relative gains over the seeds; by seed the difference, 95 % over patients", gain_table(answer))
+    print_table("What was chosen, on split validation with a training of its own", choice_table(answer))
     known = facts(answer)
     shown = {key: known[key] for key in ("protocol", "cohort", "evaluated", "trainings", "seconds")}
     show({**shown, "report": answer["report"]}, (*shown, "report"))

@@ -17,7 +17,7 @@ from tasks.errors import TrainingError
 from tasks.evaluation import evaluate_maps
 from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
-from tasks.reproduction.experiment import CLASSIFIER, Maps
+from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
 from tasks.reproduction.plan import Plan, Trial, map_settings
 from tasks.reproduction.runs import TRIAL, Answer, nest, trial_run
 from tasks.reuse import finished, remember
@@ -26,6 +26,7 @@ from tasks.training.train import Cases, train_tracked, training_job
 
 RESAMPLES = 1000
 BATCH_SIZE = 32
+INTERVAL = "_interval"
 
 
 @task(name=TRIAL, task_run_name="{trial.arm} seed {trial.seed}", cache_policy=NO_CACHE)
@@ -43,8 +44,9 @@ def run_trial(plan: Plan, trial: Trial, parent: str) -> Answer:
         trained = trained_arm(plan, trial, run.run_id)
         training_seconds = round(time.monotonic() - started, 1)
         maps = made_maps(plan, trial, trained["model"], run)
-        measured = compared(plan, [maps[0]], run)
-        answer = trial_answer(plan, trial, run, trained, maps, measured)
+        answer = trial_answer(plan, trial, run, trained, maps, compared(plan, [maps[0]], run))
+        for lesion in plan.experiment.apart:
+            answer = with_lesion(answer, lesion, compared(plan, [maps[0]], run, lesion))
         answer |= {"training_seconds": training_seconds, "seconds": round(time.monotonic() - started, 1)}
         note_trial(run, answer)
     return remember(TRIAL, key, answer, sorted(Path(trained["model"]).iterdir()))
@@ -141,12 +143,12 @@ def annotated_ids(plan: Plan) -> list[str]:
     return [str(case) for case in chosen["case_id"]]
 
 
-def compared(plan: Plan, maps: list[str], run: TrackedRun) -> Answer:
-    """What `evaluate` says of map sets."""
+def compared(plan: Plan, maps: list[str], run: TrackedRun, lesion: str | None = None) -> Answer:
+    """What `evaluate` says of map sets; of one class of lesions, on the cases that show it."""
     experiment = plan.experiment
-    answer: Answer = evaluate_maps(
-        plan.cohort, maps, list(experiment.lesions), plan.split, RESAMPLES, 0, None, evaluated=experiment.evaluated
-    )
+    lesions = [lesion] if lesion else list(experiment.lesions)
+    evaluated = "lesions" if lesion else experiment.evaluated
+    answer: Answer = evaluate_maps(plan.cohort, maps, lesions, plan.split, RESAMPLES, 0, None, evaluated=evaluated)
     nest(run, answer)
     if failed := answer["failed"]:
         raise TrainingError(f"some cases could not be evaluated; {failed[0]['cases'][0]}: {failed[0]['reason']}")
@@ -160,6 +162,7 @@ def trial_answer(
     [metrics] = measured["methods"].values()
     classifier = {key: value for key, value in measured["classifier"].items() if key != "cases"}
     figures = {**metrics, **{f"{CLASSIFIER}{key}": value for key, value in classifier.items()}}
+    values, intervals = with_intervals_apart(figures)
     return {
         "arm": trial.arm,
         "seed": trial.seed,
@@ -174,13 +177,28 @@ def trial_answer(
         "maps_digest": maps_digest(Cohort.open(plan.cohort), maps),
         "cases": measured["cases"],
         "patients": measured["patients"],
-        "metrics": {key: value for key, value in figures.items() if not key.endswith("_interval")},
-        "intervals": {
-            key.removesuffix("_interval"): value for key, value in figures.items() if key.endswith("_interval")
-        },
+        "metrics": values,
+        "intervals": intervals,
         "snapshot": measured["snapshot"],
         "evaluation": measured["report"],
     }
+
+
+def with_lesion(answer: Answer, lesion: str, measured: Answer) -> Answer:
+    """A trial's answer with the figures of one class of lesions."""
+    [figures] = measured["methods"].values()
+    named = {
+        part: {of_lesion(key, lesion): value for key, value in found.items()}
+        for part, found in zip(("metrics", "intervals"), with_intervals_apart(figures), strict=True)
+    }
+    return answer | {part: answer[part] | found for part, found in named.items()}
+
+
+def with_intervals_apart(figures: Answer) -> tuple[Answer, Answer]:
+    """{metric: value} and {metric: interval} of what `evaluate` keeps side by side."""
+    values = {key: value for key, value in figures.items() if not key.endswith(INTERVAL)}
+    intervals = {key.removesuffix(INTERVAL): value for key, value in figures.items() if key.endswith(INTERVAL)}
+    return values, intervals
 
 
 def note_trial(run: TrackedRun, answer: Answer) -> None:

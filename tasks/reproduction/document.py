@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.reproduction.tables import arm_table, facts, failure_line, gain_table, rule_table
+from tasks.reproduction.tables import arm_table, choice_table, facts, failure_line, gain_table, rule_table
 from tasks.reuse import PROJECT
 
 FOLDER, PAGE = PROJECT / "docs" / "reproductions", PROJECT / "docs" / "reproductions.md"
@@ -40,6 +40,7 @@ def section(answer: dict[str, Any]) -> str:
         f"The paper: {answer['reported_on']}.\n" if answer["reported_on"] else "",
         markdown(rule_table(answer)),
         markdown(gain_table(answer)),
+        markdown(choice_table(answer)),
         failure_line(answer).capitalize() + ".\n" if answer["failed"] else "",
         "\n".join(f"- {name}: {value}" for name, value in known.items() if name not in ("device", "date")) + "\n",
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, StringConstraints, model_validator
+from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from models.config import Config, validated
 from models.errors import ModelError
@@ -16,7 +16,7 @@ from models.registry import registered
 from models.system import Localization
 from storage.splits import Fractions
 from tasks.experiments import ENDINGS, experiment, experiment_names, merged, preset_of
-from tasks.reproduction.rules import Rule, parsed_rule
+from tasks.reproduction.rules import Quantity, Rule, parsed_rule
 
 SIMULATED, ADDRESS = "simulated", "address"
 OF_OTHER_VERBS = ("presets", "search")
@@ -33,15 +33,12 @@ METRICS = (
 CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
 
 
-def known_metric(name: str) -> str:
-    """`name`; ValueError where `evaluate` gives nothing of that name."""
-    if name not in METRICS and not name.startswith(CLASSIFIER):
-        raise ValueError(f"no metric '{name}'; there are: {', '.join(METRICS)}, and {CLASSIFIER}… of the scores")
-    return name
+def of_lesion(metric: str, lesion: str) -> str:
+    """What a metric is called where one class of lesions counts alone."""
+    return f"{metric}_{lesion}"
 
 
 ArmName = Annotated[str, StringConstraints(pattern=r"^[a-z]\w*$")]
-Metric = Annotated[str, AfterValidator(known_metric)]
 
 
 class Maps(Config):
@@ -55,6 +52,17 @@ class Maps(Config):
     settings: dict[str, Any] = Field(default={})
 
 
+class Choice(Config):
+    """Settings of an arm's maps that are chosen before its figures are taken, on a network and cases of their own.
+
+    `among` are settings of `localize` that lie on the arm's, of which those are taken whose `metric` is the largest on
+    split `validation`, with the maps of a training that no figure comes from.
+    """
+
+    metric: str
+    among: tuple[dict[str, Any], ...] = Field(min_length=2)
+
+
 class Arm(Config):
     """What is trained and how maps come of it; `initial` names the arm whose weights of the same seed it starts from.
 
@@ -66,6 +74,7 @@ class Arm(Config):
     trainer: dict[str, Any] = Field(default={})
     localize: Maps = Maps()
     initial: str | None = None
+    choose: Choice | None = None
 
 
 class Gain(Config):
@@ -73,7 +82,7 @@ class Gain(Config):
 
     arm: str
     over: str
-    metric: Metric
+    metric: str
     reported: float | None = None
     spread: float | None = None
 
@@ -83,8 +92,9 @@ class Experiment(Config):
 
     `source` is {simulated: NAME, …} or {address: PATH, …} with options of `ingest`. `protocol`: transductive trains and
     evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`. `evaluated`: cases with
-    lesions alone, or all annotated ones, of the classes `lesions` (none named: all). `reported` are the paper's figures
-    of `metric`, `reported_on` says what they were measured on.
+    lesions alone, or all annotated ones, of the classes `lesions` (none named: all). Each class of `apart` is judged by
+    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. `reported` are the
+    paper's figures by arm, of `metric` or by the name of the metric; `reported_on` says what they were measured on.
     """
 
     system: str
@@ -94,12 +104,13 @@ class Experiment(Config):
     fractions: Fractions | None = None
     evaluated: Literal["lesions", "all"] = "all"
     lesions: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     settings: dict[str, Any] = Field(default={})
     trainer: dict[str, Any] = Field(default={})
     seeds: PositiveInt = 3
     arms: dict[ArmName, Arm] = Field(min_length=1)
-    metric: Metric = "ap_pooled"
-    reported: dict[str, float] = Field(default={})
+    metric: str = "ap_pooled"
+    reported: dict[str, float | dict[str, float]] = Field(default={})
     reported_on: str = ""
     expect: tuple[str, ...] = ()
     gains: tuple[Gain, ...] = ()
@@ -108,6 +119,23 @@ class Experiment(Config):
     def rules(self) -> tuple[Rule, ...]:
         """What is expected, parsed."""
         return tuple(parsed_rule(text, self.metric) for text in self.expect)
+
+    @model_validator(mode="after")
+    def _names_its_metrics(self) -> Self:
+        known = {*METRICS, *(of_lesion(metric, lesion) for metric in METRICS for lesion in self.apart)}
+        for where, name in self._measured():
+            if name not in known and not name.startswith(CLASSIFIER):
+                apart = f", each of them with _{' or _'.join(self.apart)}" if self.apart else ""
+                there = f"{', '.join(METRICS)}{apart}, and {CLASSIFIER}… of the scores"
+                raise ValueError(f"{where}: no metric '{name}'; there are: {there}")
+        return self
+
+    @model_validator(mode="after")
+    def _chooses_on_other_patients(self) -> Self:
+        for name, arm in self.arms.items():
+            if arm.choose is not None and self.protocol == "transductive":
+                raise ValueError(f"arms.{name}.choose takes split validation, which protocol transductive has not")
+        return self
 
     @model_validator(mode="after")
     def _names_its_arms(self) -> Self:
@@ -128,13 +156,22 @@ class Experiment(Config):
         yield from ((f"arms.{name}.initial", arm.initial) for name, arm in self.arms.items() if arm.initial)
         yield from (("reported", name) for name in self.reported)
         yield from (("gains", name) for gain in self.gains for name in (gain.arm, gain.over))
+        yield from ((f"expect: {text}", quantity.arm) for text, quantity in self._expected())
+
+    def _measured(self) -> Iterable[tuple[str, str]]:
+        """Every mention of a metric, and where."""
+        yield "metric", self.metric
+        for figures in self.reported.values():
+            yield from (("reported", name) for name in (figures if isinstance(figures, dict) else ()))
+        yield from (("gains", gain.metric) for gain in self.gains)
+        yield from ((f"arms.{name}.choose", arm.choose.metric) for name, arm in self.arms.items() if arm.choose)
+        yield from ((f"expect: {text}", quantity.metric) for text, quantity in self._expected())
+
+    def _expected(self) -> list[tuple[str, Quantity]]:
         try:
-            quantities = [(rule.text, one) for rule in self.rules for one in rule.quantities]
+            return [(rule.text, one) for rule in self.rules for one in rule.quantities]
         except ModelError as error:
             raise ValueError(f"expect: {error}") from error
-        for text, (arm, metric) in quantities:
-            known_metric(metric)
-            yield f"expect: {text}", arm
 
 
 def loaded_experiment(name: str, preset: str, changes: dict[str, Any]) -> Experiment:

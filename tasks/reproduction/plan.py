@@ -37,7 +37,10 @@ class Trial(Config):
 
 
 class Plan(Config):
-    """An experiment on a cohort. Trials of a seed follow one another, so that a table is whole as early as can be."""
+    """An experiment on a cohort. Trials of a seed follow one another, so that a table is whole as early as can be.
+
+    In `development` it is evaluated on split `validation`, for a choice.
+    """
 
     name: str
     preset: str
@@ -45,6 +48,7 @@ class Plan(Config):
     cohort: str
     content: str
     chosen: tuple[str, ...]
+    development: bool = False
 
     @property
     def arms(self) -> dict[str, Arm]:
@@ -59,7 +63,9 @@ class Plan(Config):
     @property
     def split(self) -> str:
         """The split that is evaluated."""
-        return "all" if self.experiment.protocol == "transductive" else "test"
+        if self.experiment.protocol == "transductive":
+            return "all"
+        return "validation" if self.development else "test"
 
     @cached_property
     def key(self) -> str:
@@ -78,8 +84,8 @@ class Plan(Config):
         Experiments may share trials, and further arms or seeds leave those alone that are done.
         """
         experiment = self.experiment
-        same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions"})
-        arms = [arm.model_dump(mode="json") for arm in self.ancestry(trial.arm)]
+        same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart"})
+        arms = [arm.model_dump(mode="json", exclude={"choose"}) for arm in self.ancestry(trial.arm)]
         return fingerprint(
             "reproduce-trial",
             name=trial.arm,
@@ -87,6 +93,7 @@ class Plan(Config):
             arms=arms,
             cohort=self.cohort,
             content=self.content,
+            split=self.split,
             **same,
         )
 
@@ -96,7 +103,9 @@ class Plan(Config):
 
     def training_of(self, arm: str) -> str:
         """What tells whether two arms share the training of a seed."""
-        trained = [before.model_dump(mode="json", exclude={"localize", "initial"}) for before in self.ancestry(arm)]
+        trained = [
+            before.model_dump(mode="json", exclude={"localize", "initial", "choose"}) for before in self.ancestry(arm)
+        ]
         return json.dumps(trained, sort_keys=True)
 
     def ancestry(self, name: str) -> list[Arm]:

@@ -19,7 +19,7 @@ from tasks.model_files import describe_model
 from tasks.reporting import Section, publish_report
 from tasks.reproduction.figures import arm_curves, gallery, spread_cases, training_curves
 from tasks.reproduction.plan import Plan
-from tasks.reproduction.tables import arm_table, effort_table, facts, gain_table, rule_table
+from tasks.reproduction.tables import arm_table, choice_table, effort_table, facts, gain_table, rule_table
 from tasks.tracking.runs import TrackedRun
 from tasks.training.report import two_columns
 
@@ -35,6 +35,7 @@ GAINS = (
     "(arm − over) / over, seed by seed, with Student's 95 % interval of the mean; for each seed the difference itself, "
     "with the 95 % interval of resampling patients."
 )
+CHOICES = "Settings of an arm's maps, chosen on split validation with a training that no figure above comes from."
 CURVES = "Seed {seed}. Pooled pixels of raw maps; FROC with connected components as candidates."
 GALLERY = "Seed {seed}. Each arm has one scale over all cases shown, which stands above its maps: clear at 0."
 EFFORT = "Seconds of all trials of an arm; a training that several arms share counts for the first of them."
@@ -62,6 +63,8 @@ def sections(plan: Plan, answer: dict[str, Any]) -> list[Section]:
         parts.append(Section("What was expected", RULES, table=rule_table(answer)))
     if answer["gains"]:
         parts.append(Section("Relative gains", GAINS, table=gain_table(answer)))
+    if answer["choices"]:
+        parts.append(Section("What was chosen", CHOICES, table=choice_table(answer)))
     return [
         *parts,
         *figure_sections(plan, answer),

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.evaluation import SHOWN
+from tasks.tracking.runs import flattened
 
 HOLDS = {True: "yes", False: "no", None: "–"}
 PROTOCOLS = {
@@ -14,17 +15,52 @@ PROTOCOLS = {
 
 
 def arm_table(answer: dict[str, Any]) -> pd.DataFrame:
-    """Arm · ours · the paper's · other metrics; a row an arm, those without figures too."""
-    headline = answer["metric"]
-    others = [metric for metric in SHOWN if metric != headline and any(metric in m for m in answer["arms"].values())]
+    """Arm · ours · the paper's, of each metric that it reports · other metrics; a row an arm, without figures too."""
+    compared = compared_metrics(answer)
+    others = [
+        metric for metric in SHOWN if metric not in compared and any(metric in m for m in answer["arms"].values())
+    ]
     names = [*answer["arms"], *(arm for arm in failed_arms(answer) if arm not in answer["arms"])]
     rows = []
     for arm in names:
         metrics = answer["arms"].get(arm, {})
-        ours = {f"{headline}, ours": with_seeds(metrics.get(headline))}
-        paper = {"paper": number(answer["reported"].get(arm))}
-        rows.append({"arm": arm, **ours, **paper, **{metric: with_seeds(metrics.get(metric)) for metric in others}})
+        row = {"arm": arm}
+        for place, metric in enumerate(compared):
+            paper = "paper" if place == 0 else f"paper, {metric}"
+            row |= {f"{metric}, ours": with_seeds(metrics.get(metric)), paper: number(reported(answer, arm, metric))}
+        rows.append(row | {metric: with_seeds(metrics.get(metric)) for metric in others})
     return pd.DataFrame(rows)
+
+
+def compared_metrics(answer: dict[str, Any]) -> list[str]:
+    """The headline and the other metrics of which the paper reports figures."""
+    named = [metric for figures in answer["reported"].values() if isinstance(figures, dict) for metric in figures]
+    return list(dict.fromkeys([answer["metric"], *named]))
+
+
+def reported(answer: dict[str, Any], arm: str, metric: str) -> float | None:
+    """The paper's figure of an arm; a bare number is of the headline."""
+    figures = answer["reported"].get(arm)
+    if isinstance(figures, dict):
+        return figures.get(metric)
+    return figures if metric == answer["metric"] else None
+
+
+def choice_table(answer: dict[str, Any]) -> pd.DataFrame:
+    """Arm · what its settings were chosen among · by which metric · its value on validation · which was taken."""
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "settings": ", ".join(f"{key} {value}" for key, value in flattened(one["settings"]).items()),
+                "chosen by": choice["metric"],
+                "on validation": number(one["value"]),
+                "taken": "yes" if one["settings"] == choice["chosen"] else "",
+            }
+            for arm, choice in answer.get("choices", {}).items()
+            for one in choice["among"]
+        ]
+    )
 
 
 def failed_arms(answer: dict[str, Any]) -> list[str]:

@@ -31,8 +31,10 @@ TOY: dict[str, Any] = {
             "initial": "plain",
             "trainer": {"max_epochs": 1},
             "localize": {"method": "saliency", "saliency": "gradient"},
+            "choose": {"metric": "energy_red", "among": [{"sign": "negative"}, {"sign": "positive"}]},
         },
     },
+    "apart": ["red"],
     "metric": "energy",
     "reported": {"plain": 0.2},
     "reported_on": "nothing at all",
@@ -85,6 +87,17 @@ class TestExperiment:
         assert reproduced["protocol"] == "held_out"
         assert reproduced["failed"] == []
 
+    def test_class_judged_apart_has_figures_of_its_own(self, reproduced: dict[str, Any]):
+        plain = reproduced["arms"]["plain"]
+        assert 0 < plain["energy_red"]["mean"] < 1
+        assert plain["energy_red"]["values"] != plain["energy"]["values"]
+
+    def test_choice_is_made_before_the_figures_and_told(self, reproduced: dict[str, Any]):
+        choice = reproduced["choices"]["tuned"]
+        assert choice["chosen"] == max(choice["among"], key=lambda one: one["value"])["settings"]
+        assert all(0 < one["value"] < 1 for one in choice["among"])
+        assert {one["seed"] for one in reproduced["trials"]} == {0, 1}
+
     def test_arms_that_differ_in_their_maps_alone_share_a_training(self, reproduced: dict[str, Any]):
         shared = sorted(arms for arms in reproduced["trainings"].values())
         assert shared == [
@@ -108,7 +121,9 @@ class TestExperiment:
             found = mlflow.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'")
             return {run.info.run_id: run for run in found}
 
-        trials = {id_: run for id_, run in below(reproduced["run_id"]).items() if "arm" in run.data.tags}
+        everything = {id_: run for id_, run in below(reproduced["run_id"]).items() if "arm" in run.data.tags}
+        trials = {id_: run for id_, run in everything.items() if run.data.tags["arm"] in reproduced["arms"]}
+        assert len(everything) == len(trials) + 2  # those of the choice
         assert {(run.data.tags["arm"], run.data.tags["seed"]) for run in trials.values()} == {
             (arm, seed) for arm in ("plain", "loop", "tuned") for seed in "01"
         }
@@ -180,7 +195,9 @@ class TestExperiment:
         self, reproduced: dict[str, Any], command: Command, fundus_cohort: Path, tmp_path: Path
     ):
         arguments = ["--cohort", fundus_cohort, "--seeds", "1", "--arm", "plain", "--set", "protocol=transductive"]
-        done = command("reproduce", reproduced["file"] / "toy.yaml", *arguments, "--json", tmp_path / "own.json")
+        chosen = {name: {key: of[key] for key in of if key != "choose"} for name, of in TOY["arms"].items()}
+        file = written(tmp_path, {"arms": chosen})
+        done = command("reproduce", file, *arguments, "--json", tmp_path / "own.json")
         assert done.status == 0, done.err
         answer = json.loads((tmp_path / "own.json").read_text())
         assert answer["cohort"] == str(fundus_cohort)

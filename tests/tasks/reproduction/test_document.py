@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.reproduction.document import PAGE, document, kept_answers
-from tasks.reproduction.tables import arm_table, failure_line, gain_table, rule_table
+from tasks.reproduction.tables import arm_table, choice_table, failure_line, gain_table, rule_table
 
 ANSWER: dict[str, Any] = {
     "system": "s",
@@ -77,6 +77,31 @@ def test_arms_stand_beside_the_papers_figures_and_failed_ones_are_not_left_out()
         "paper": ["0.397", "–", "–"],
         "energy": ["0.100", "–", "–"],
     }
+
+
+def test_each_metric_that_the_paper_reports_stands_beside_its_figure():
+    answer = {**ANSWER, "metric": "energy", "reported": {"a": {"energy": 0.2, "ap_minmax": 0.397}, "b": 0.3}}
+    assert arm_table(answer).to_dict("list") == {
+        "arm": ["a", "b", "c"],
+        "energy, ours": ["0.100", "–", "–"],
+        "paper": ["0.200", "0.300", "–"],
+        "ap_minmax, ours": ["0.400 [0.300, 0.500]", "0.100", "–"],
+        "paper, ap_minmax": ["0.397", "–", "–"],
+    }
+
+
+def test_choice_shows_all_candidates_and_the_one_taken():
+    among = [{"settings": {"of": {"layer": "x"}}, "value": 0.25}, {"settings": {"of": {"layer": "y"}}, "value": None}]
+    answer = {**ANSWER, "choices": {"a": {"metric": "energy", "among": among, "chosen": {"of": {"layer": "x"}}}}}
+    assert choice_table(answer).to_dict("list") == {
+        "arm": ["a", "a"],
+        "settings": ["of.layer x", "of.layer y"],
+        "chosen by": ["energy", "energy"],
+        "on validation": ["0.250", "–"],
+        "taken": ["yes", ""],
+    }
+    assert "| a | of.layer x | energy | 0.250 | yes |" in document([answer])
+    assert choice_table(ANSWER).empty
 
 
 def test_rules_say_whether_they_hold_by_interval():

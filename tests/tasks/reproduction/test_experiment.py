@@ -91,6 +91,20 @@ def test_arm_of_another_system_lies_on_that_systems_own_preset(written):
         ({"expect": ["a > c"]}, ("expect", "a > c", "no arm 'c'")),
         ({"expect": ["a >> b"]}, ("expect", "'a >> b' is no rule")),
         ({"expect": ["a.auc > b"]}, ("no metric 'auc'",)),
+        ({"apart": ["rim"], "metric": "energy_disc"}, ("metric", "'energy_disc'", "with _rim")),
+        ({"reported": {"a": {"auc": 0.1}}}, ("reported", "no metric 'auc'")),
+        (
+            {"arms": {"a": {"choose": {"metric": "energy_rim", "among": [{}, {}]}}}, "presets": {"small": {}}},
+            ("arms.a.choose", "no metric 'energy_rim'"),
+        ),
+        (
+            {
+                "arms": {"a": {"choose": {"metric": "energy", "among": [{}, {}]}}},
+                "protocol": "transductive",
+                "presets": {"small": {}},
+            },
+            ("arms.a.choose", "split validation"),
+        ),
         ({"gains": [{"arm": "a", "over": "c", "metric": "energy"}]}, ("gains", "no arm 'c'")),
         ({"arms": {"a": {"initial": "b"}, "b": {"initial": "a"}}}, ("arms.a.initial", "a → b → a", "circle")),
         ({"arms": {"a": {"initial": "c"}, "b": {}}}, ("arms.a.initial", "no arm 'c'")),
@@ -121,6 +135,11 @@ def test_file_that_is_no_experiment_is_told_in_one_line(tmp_path, content, words
 def test_experiment_without_arms_names_those_that_have():
     with pytest.raises(ModelError, match=r"no arms to reproduce; experiments that have: .*iterative-refinement"):
         loaded("demo")
+
+
+def test_class_of_lesions_that_is_judged_apart_has_metrics_of_its_own(written):
+    changes = {"apart": ["rim"], "metric": "energy_rim", "expect": ["a.ap_pooled_rim > b"]}
+    assert loaded(written(changes)).metric == "energy_rim"
 
 
 @pytest.mark.parametrize("preset_name", ["small", "paper"])

@@ -54,7 +54,14 @@ def test_arm_is_another_trial_where_what_it_starts_from_has_changed():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"protocol": "transductive"}, {"evaluated": "lesions"}, {"target": "stage"}, {"lesions": ["EX"]}]
+    "changes",
+    [
+        {"protocol": "transductive"},
+        {"evaluated": "lesions"},
+        {"target": "stage"},
+        {"lesions": ["EX"]},
+        {"apart": ["EX"]},
+    ],
 )
 def test_other_protocol_is_another_trial(changes):
     assert not set(keys(plan()).values()) & set(keys(plan(**changes)).values())
