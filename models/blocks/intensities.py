@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.errors import ModelError
 
@@ -24,6 +24,19 @@ def standardised(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def channel_values(given: tuple[float, ...] | None, colour: tuple[float, ...], channels: int) -> Tensor:
     """`given`, or the public values of three `colour` channels, or their mean for another number of channels."""
     return torch.tensor(given or (colour if channels == len(colour) else (sum(colour) / len(colour),)))
+
+
+def register_standardisation(
+    module: nn.Module,
+    channels: int,
+    axes: int,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> None:
+    """Buffers `mean` and `std` of a module, (1, channels or 1, *1), as given or ImageNet's; not in its checkpoints."""
+    for name, given, public in (("mean", mean, IMAGENET_MEAN), ("std", std, IMAGENET_STD)):
+        values = channel_values(given, public, channels).reshape(1, -1, *[1] * axes)
+        module.register_buffer(name, values, persistent=False)
 
 
 def refuse_other_lengths(channels: int, values: Mapping[str, tuple[float, ...] | None]) -> None:

@@ -25,11 +25,9 @@ from torch.nn import functional as F
 
 from models.blocks import resnet, vgg
 from models.blocks.intensities import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    channel_values,
     refuse_other_lengths,
     refuse_other_shapes,
+    register_standardisation,
     scaled,
     standardised,
 )
@@ -127,9 +125,7 @@ class Classifier(System):
         super().__init__(config)
         self.network = classifier_network(config.network, outputs=2)
         centre(last_layer(self.network))
-        for name, given, public in (("mean", config.mean, IMAGENET_MEAN), ("std", config.std, IMAGENET_STD)):
-            values = channel_values(given, public, config.network.in_channels)
-            self.register_buffer(name, values.reshape(1, -1, *[1] * config.network.spatial_dims), persistent=False)
+        register_standardisation(self, config.network.in_channels, config.network.spatial_dims, config.mean, config.std)
 
     @property
     def target(self) -> Target:

@@ -19,11 +19,9 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from models.blocks.intensities import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    channel_values,
     refuse_other_lengths,
     refuse_other_shapes,
+    register_standardisation,
     scaled,
     standardised,
 )
@@ -81,13 +79,7 @@ class IterativeRefinement(System):
     def __init__(self, config: IterativeRefinementConfig):
         super().__init__(config)
         self.network = VGGRegressor(config.network)
-        channels = config.network.in_channels
-        self.register_buffer(
-            "mean", channel_values(config.mean, IMAGENET_MEAN, channels).reshape(1, -1, 1, 1), persistent=False
-        )
-        self.register_buffer(
-            "std", channel_values(config.std, IMAGENET_STD, channels).reshape(1, -1, 1, 1), persistent=False
-        )
+        register_standardisation(self, config.network.in_channels, 2, config.mean, config.std)
 
     def to_input(self, image: Tensor) -> Tensor:
         """Stored intensities (B, C, H, W) → scaled to 0 … 1 and normalised, in the network's precision."""
