@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from models.blocks.intensities import IMAGENET_MEAN, IMAGENET_STD
 from models.errors import ModelError
-from models.localization.iterative_refinement import IMAGENET_MEAN, IMAGENET_STD, IterativeRefinementConfig, grade_loss
+from models.localization.iterative_refinement import IterativeRefinementConfig, grade_loss
 from models.registry import build, restore
 from models.saliency import attribution_map, guided_backprop, regression_output
 
