@@ -82,10 +82,12 @@ def draw_look(rng: np.random.Generator) -> Look:
     )
 
 
-def draw_eye(rng: np.random.Generator, look: Look, is_right: bool) -> Eye:
-    """One eye of a patient; the disc lies to the right in a right eye."""
+def draw_eye(
+    rng: np.random.Generator, look: Look, is_right: bool, aside: tuple[float, float] = (0.44, 0.62)
+) -> Eye:
+    """One eye of a patient; the disc lies `aside` of the middle, to the right in a right eye."""
     nasal = 1.0 if is_right else -1.0
-    disc = np.array([nasal * rng.uniform(0.44, 0.62), rng.uniform(-0.12, 0.10)])
+    disc = np.array([nasal * rng.uniform(*aside), rng.uniform(-0.12, 0.10)])
     tilt = rng.uniform(0.03, 0.16)
     fovea = disc + FOVEA_DISTANCE * rng.uniform(0.95, 1.05) * np.array([-nasal * np.cos(tilt), np.sin(tilt)])
     return Eye(
@@ -102,14 +104,28 @@ def draw_eye(rng: np.random.Generator, look: Look, is_right: bool) -> Eye:
 
 def skin_and_disc(look: Look, eye: Eye, grid: Grid) -> Plane:
     """Optical density (3, H, W) of the retina without blood and pigment: the skin, and the paler disc, cup and halo."""
-    across, down = grid.x - np.float32(eye.disc[0]), grid.y - np.float32(eye.disc[1])
-    stretch = np.float32(np.sqrt(eye.disc_aspect))
-    rho = np.hypot(across * stretch, down / stretch) / np.float32(DISC_RADIUS)
     cup = np.hypot(grid.x - np.float32(eye.cup[0]), grid.y - np.float32(eye.cup[1])) / np.float32(
         DISC_RADIUS * look.cup
     )
-    inside = ramp((1.04 - rho) / 0.16)
-    excavated = inside * ramp((1.3 - cup) / 0.8)
+    return skin_and_excavation(look, disc_distance(eye, grid), ramp((1.3 - cup) / 0.8))
+
+
+def disc_distance(eye: Eye, grid: Grid) -> Plane:
+    """Distance (H, W) of every pixel from the disc's middle, 1 at the disc's margin."""
+    across, down = grid.x - np.float32(eye.disc[0]), grid.y - np.float32(eye.disc[1])
+    stretch = np.float32(np.sqrt(eye.disc_aspect))
+    return np.asarray(np.hypot(across * stretch, down / stretch) / np.float32(DISC_RADIUS), np.float32)
+
+
+def within_disc(rho: Plane) -> Plane:
+    """1 in the disc, 0 outside of it (H, W), from `disc_distance`."""
+    return ramp((1.04 - rho) / 0.16)
+
+
+def skin_and_excavation(look: Look, rho: Plane, excavation: Plane) -> Plane:
+    """Optical density (3, H, W) of skin, halo and disc, whose rim has given way to the cup to a share (H, W) 0–1."""
+    inside = within_disc(rho)
+    excavated = inside * excavation
     skin, rim, pale = look.skin, 0.5 * look.skin + _DISC_RIM, 0.35 * look.skin + _DISC_CUP
     shares = [
         (inside, np.log(skin / rim)),

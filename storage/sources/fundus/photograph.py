@@ -32,17 +32,23 @@ _PATIENT, _ANATOMY, _DISTRACTORS, _LESIONS, _TEXTURE, _NOISE = range(6)  # strea
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """What one photograph shows, decided by `seed`, `patient` and `visit` (the patient's eye, 0 or 1)."""
+class Sitting:
+    """An eye before the camera, decided by `seed`, `patient` and `visit` (the patient's eye, 0 or 1)."""
 
     seed: int
     patient: int
     visit: int
     is_right: bool
-    grade: int
     look: Look
     eye: Eye
     distractors: Distractors
+
+
+@dataclass(frozen=True, eq=False)
+class Scene(Sitting):
+    """What one photograph of diabetic retinopathy shows."""
+
+    grade: int
     lesions: Lesions
 
 
@@ -77,33 +83,37 @@ def photograph(
     grid = grid_of(size)
     loss = light_loss(scene.look, scene.eye, grid)
     light = np.exp(-layered(np.zeros(3), [(loss, FALLOFF)]))
-    retina = _retina(scene, loss, light, grid)
+    skin, blood = skin_and_disc(scene.look, scene.eye, grid), paint_blood(scene.eye.vessels, size)
+    retina = under_flash(scene, skin, blood, loss, light, grid)
     masks = {name: np.zeros((size, size), np.bool_) for name in scene.lesions.counts()}
     if with_lesions and scene.grade > 0:
         masks["red"] = add_red(retina, scene.lesions.red, grid)
         masks["cotton_wool"] = add_bright(retina, scene.lesions.cotton_wool, COTTON_WOOL, light, grid)
         masks["exudate"] = add_bright(retina, scene.lesions.exudate, EXUDATE, light, grid)
-    return _expose(retina, scene, grid), masks
+    return expose(retina, scene, grid), masks
 
 
-def _retina(scene: Scene, loss: Plane, light: Plane, grid: Grid) -> Plane:
-    """Colour (3, H, W) of the healthy retina and its look-alikes under the flash."""
+def under_flash(
+    scene: Sitting, skin: Plane, blood: Plane, loss: Plane, light: Plane, grid: Grid, fibres: Plane | float = 1.0
+) -> Plane:
+    """Colour (3, H, W) of the retina and its look-alikes under the flash.
+
+    `skin` (3, H, W) is the optical density of skin and disc, `blood` (H, W) the depth of the vessels, `fibres` (H, W)
+    the share of the nerve fibres that is left to shine.
+    """
     rng = stream(scene.seed, scene.patient, _TEXTURE, scene.visit)
-    blood = (
-        scene.look.blood * paint_blood(scene.eye.vessels, grid.size) + paint(scene.distractors.vessel_blobs, grid)[1]
-    )
+    blood = scene.look.blood * blood + paint(scene.distractors.vessel_blobs, grid)[1]
     pigment = pigment_depth(rng, scene.look, scene.eye, grid) + paint(scene.distractors.pigment, grid)[1]
-    density = skin_and_disc(scene.look, scene.eye, grid)
-    density += layered(np.zeros(3), [(blood, BLOOD), (pigment, PIGMENT), (loss, FALLOFF)])
+    density = skin + layered(np.zeros(3), [(blood, BLOOD), (pigment, PIGMENT), (loss, FALLOFF)])
     colour = np.exp(-density)
     add_bright(colour, scene.distractors.drusen, DRUSEN, light, grid)
-    colour += light * nerve_sheen(rng, scene.look, scene.eye, grid)
+    colour += light * (fibres * nerve_sheen(rng, scene.look, scene.eye, grid))
     return np.asarray(colour, np.float32)
 
 
-def _expose(retina: Plane, scene: Scene, grid: Grid) -> npt.NDArray[np.uint8]:
+def expose(retina: Plane, scene: Sitting, grid: Grid) -> npt.NDArray[np.uint8]:
     """Focus, flare, haze, dust, the round field on black, sensor noise: image (3, H, W) uint8."""
-    field = _field(scene.look, grid)
+    field = field_of_view(scene.look, grid)
     haze = np.float32(scene.look.haze) * np.clip((grid.r - 0.72) / 0.28, 0, 1) ** 2
     through = field * (1 - paint(scene.distractors.dark_dust, grid)[1])
     added = 0.6 * field * paint(scene.distractors.bright_dust, grid)[1]
@@ -116,7 +126,7 @@ def _expose(retina: Plane, scene: Scene, grid: Grid) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(grain, 0.0, 1.0) * 255), np.uint8)
 
 
-def _field(look: Look, grid: Grid) -> Plane:
+def field_of_view(look: Look, grid: Grid) -> Plane:
     """The field of view (H, W): 1 inside, 0 outside, over a pixel or so and a slight penumbra in between."""
     edge = np.float32(1.2 / grid.scale + 0.008)
     inside = np.clip((1.0 - grid.r) / edge, 0.0, 1.0)

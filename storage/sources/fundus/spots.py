@@ -25,9 +25,9 @@ class Grid:
 
 
 @lru_cache(maxsize=8)
-def grid_of(size: int) -> Grid:
-    """The grid of side `size`, made once and shared (its arrays are read-only)."""
-    scale = FIELD_SHARE * size / 2
+def grid_of(size: int, zoom: float = 1.0) -> Grid:
+    """The grid of side `size`, made once and shared (its arrays are read-only); `zoom` enlarges about the middle."""
+    scale = FIELD_SHARE * size / 2 * zoom
     axis = ((np.arange(size) - (size - 1) / 2) / scale).astype(np.float32)
     x, y = np.meshgrid(axis, axis)
     r = np.hypot(x, y)

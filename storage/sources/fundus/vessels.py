@@ -123,25 +123,25 @@ def _wander(rng: np.random.Generator, points: Points, span: float, tortuosity: f
     return np.asarray(points + offset[..., None] * normal)
 
 
-def paint_blood(tree: tuple[Vessels, ...], size: int) -> Plane:
+def paint_blood(tree: tuple[Vessels, ...], size: int, zoom: float = 1.0) -> Plane:
     """Blood in depth (H, W): about 1 in the thickest vein, adding up where vessels cross."""
     canvas_size = max(512, 2 * size)
     depth = np.zeros((size, size), np.float32)
     for is_vein in (True, False):
         canvas = np.zeros((canvas_size, canvas_size), np.uint8)
         for level in reversed(range(len(tree))):
-            _draw_level(canvas, tree[level], is_vein, _BLOOD_OF_LEVEL[level])
-        _draw_level(canvas, tree[0], is_vein, _REFLEX[is_vein], thinner=0.3)
+            _draw_level(canvas, tree[level], is_vein, _BLOOD_OF_LEVEL[level], zoom)
+        _draw_level(canvas, tree[0], is_vein, _REFLEX[is_vein], zoom, thinner=0.3)
         layer = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
         depth += layer.astype(np.float32) * ((1.0 if is_vein else _ARTERY_SHARE) / 255)
     return depth
 
 
 def _draw_level(
-    canvas: npt.NDArray[np.uint8], vessels: Vessels, is_vein: bool, depth: float, thinner: float = 1.0
+    canvas: npt.NDArray[np.uint8], vessels: Vessels, is_vein: bool, depth: float, zoom: float, thinner: float = 1.0
 ) -> None:
     """Draw the arteries or veins of one level into `canvas`, segments of one thickness together."""
-    scale = FIELD_SHARE * len(canvas) / 2
+    scale = FIELD_SHARE * len(canvas) / 2 * zoom
     chosen = vessels.is_vein == is_vein
     points = vessels.points[chosen] * scale + (len(canvas) - 1) / 2
     fixed = np.rint(points * 2**_SHIFT).astype(np.int32)
