@@ -75,6 +75,7 @@ _OPENERS = {
 NAMES = tuple(_OPENERS)
 _SIMULATORS = {
     "sim:fundus": "simulated_fundus.SimulatedFundus",
+    "sim:glaucoma": "simulated_glaucoma.SimulatedGlaucoma",
     "sim:skin_biomarkers": "skin_biomarkers.SkinBiomarkers",
 }
 

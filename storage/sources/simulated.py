@@ -1,13 +1,19 @@
-"""What all simulators share: an address such as `sim:fundus?cases=200&size=128&seed=0`, and random numbers by place."""
+"""What all simulators share: an address such as `sim:fundus?cases=200&size=128&seed=0`, random numbers by place, and
+cases that are listed by number without drawing any."""
 
-from collections.abc import Mapping
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 
+from storage.case import Case, Listed
 from storage.errors import SourceError
+from storage.geometry import plain
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,65 @@ def parse(address: str, allowed: Parameters) -> Given:
 def stream(seed: int, *place: int) -> np.random.Generator:
     """The random numbers that belong to one place of a cohort and to no other."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 of all that decides a picture."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def number_of(key: Listed) -> int:
+    """The place in its cohort of the case that `key` stands for."""
+    return int(key.file.rpartition("#")[2])
+
+
+class SimulatedCohort(ABC):
+    """`cases` colour photographs of `size` × `size` pixels; `given` is what its address says besides, as `&name=…`."""
+
+    dims = ("y", "x")
+    channels: tuple[str, ...] = ("red", "green", "blue")
+
+    def __init__(self, simulator: str, cases: int, size: int, seed: int, given: str = ""):
+        self.cases = cases
+        self.size = size
+        self.seed = seed
+        self.address = f"{simulator}?cases={cases}&size={size}&seed={seed}{given}"
+        self._file = f"{simulator}?size={size}&seed={seed}{given}"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """A square."""
+        return self.size, self.size
+
+    def listing(self) -> Sequence[Listed]:
+        """One entry a case, in order, without drawing anything."""
+        return self._listed
+
+    @cached_property
+    def _listed(self) -> tuple[Listed, ...]:
+        return tuple(Listed(f"{self._file}#{number}", *self._ids(number)) for number in range(self.cases))
+
+    @abstractmethod
+    def _ids(self, number: int) -> tuple[str, str]:
+        """Case and patient id."""
+
+    @abstractmethod
+    def sha256(self, key: Listed) -> str:
+        """Digest of all that decides the picture."""
+
+    def _case(
+        self, key: Listed, image: np.ndarray, labels: dict[str, float], masks: dict[str, np.ndarray], spacing_mm: float
+    ) -> Case:
+        return Case(
+            case_id=key.case_id,
+            patient_id=key.patient_id,
+            file=key.file,
+            sha256=self.sha256(key),
+            image=image,
+            labels=labels,
+            masks=masks,
+            geometry=plain(self.grid, (spacing_mm, spacing_mm)),
+        )
 
 
 def _whole_number(address: str, name: str, text: str, allowed: Parameters) -> int:

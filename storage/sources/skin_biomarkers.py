@@ -8,17 +8,13 @@ without it the skin is simulated. `thumbnails` is a folder of natural images to 
 cohort begins with the shorter one. Half of any even number of cases is abnormal, and half of each patient's.
 """
 
-import hashlib
-from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
 from storage.case import Case, Listed
-from storage.geometry import plain
-from storage.sources.simulated import Parameters, parse, stream
+from storage.sources.simulated import Parameters, SimulatedCohort, digest, number_of, parse, stream
 from storage.sources.skin.biomarkers import pasted
 from storage.sources.skin.photographed import PhotographedSkin
 from storage.sources.skin.texture import draw_look, skin_patch
@@ -49,14 +45,12 @@ class SimulatedSkin:
         return skin_patch(look, stream(self.seed, _PATCH, patient, visit), self.size)
 
 
-class SkinBiomarkers:
+class SkinBiomarkers(SimulatedCohort):
     """Source of `cases` patches of `size` × `size` pixels."""
 
     name = "skin_biomarkers"
-    dims = ("y", "x")
     lesions: tuple[str, ...] = ("biomarker",)
     labels: tuple[str, ...] = ("abnormal",)
-    channels: tuple[str, ...] = ("red", "green", "blue")
 
     def __init__(
         self,
@@ -66,15 +60,11 @@ class SkinBiomarkers:
         skin: Path | None = None,
         thumbnails: Path | None = None,
     ):
-        self.cases = cases
-        self.size = size
-        self.seed = seed
-        self.skin = PhotographedSkin(skin, size, seed) if skin else SimulatedSkin(size, seed)
-        self.thumbnails = Thumbnails(thumbnails)
         folders = {"skin": skin, "thumbnails": thumbnails}
         given = "".join(f"&{name}={quote(str(folder))}" for name, folder in folders.items() if folder)
-        self.address = f"{ADDRESS}?cases={cases}&size={size}&seed={seed}{given}"
-        self._file = f"{ADDRESS}?size={size}&seed={seed}{given}"
+        super().__init__(ADDRESS, cases, size, seed, given)
+        self.skin = PhotographedSkin(skin, size, seed) if skin else SimulatedSkin(size, seed)
+        self.thumbnails = Thumbnails(thumbnails)
 
     @classmethod
     def from_address(cls, address: str) -> "SkinBiomarkers":
@@ -89,49 +79,28 @@ class SkinBiomarkers:
             folders.get("thumbnails"),
         )
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """A square."""
-        return self.size, self.size
-
-    def listing(self) -> Sequence[Listed]:
-        """One entry a case, in order; the photographs of a folder are looked through once."""
-        return self._listed
-
-    @cached_property
-    def _listed(self) -> tuple[Listed, ...]:
-        return tuple(self._entry(number) for number in range(self.cases))
-
-    def _entry(self, number: int) -> Listed:
+    def _ids(self, number: int) -> tuple[str, str]:
         patient, visit = self._dealt(number)
         name = self._patient_id(patient)
-        return Listed(file=f"{self._file}#{number}", case_id=f"{name}-{visit}", patient_id=name)
+        return f"{name}-{visit}", name
 
     def sha256(self, key: Listed) -> str:
         """Digest of all that decides the picture: release, size, seed, number, the photograph and the thumbnails."""
-        number = _number(key)
+        number = number_of(key)
         shown = self.thumbnails.identity
         if isinstance(self.skin, PhotographedSkin):
             shown += self.skin.photographs[self._dealt(number)[0]].sha256
-        return hashlib.sha256(repr((ADDRESS, _RELEASE, self.size, self.seed, number, shown)).encode()).hexdigest()
+        return digest(ADDRESS, _RELEASE, self.size, self.seed, number, shown)
 
     def read(self, key: Listed) -> Case:
         """Cut or draw the patch, and paste the biomarkers of an abnormal one."""
-        number = _number(key)
+        number = number_of(key)
         image, mask = self.normal(number), np.zeros(self.grid, bool)
         if self.is_abnormal(number):
             image, mask = pasted(image, self.thumbnails, stream(self.seed, _BIOMARKERS, *self._dealt(number)))
-        spacing = PATCH_MM / self.size
-        return Case(
-            case_id=key.case_id,
-            patient_id=key.patient_id,
-            file=key.file,
-            sha256=self.sha256(key),
-            image=np.ascontiguousarray(image.transpose(2, 0, 1)),
-            labels={"abnormal": float(self.is_abnormal(number))},
-            masks={"biomarker": mask},
-            geometry=plain(self.grid, (spacing, spacing)),
-        )
+        pixels = np.ascontiguousarray(image.transpose(2, 0, 1))
+        labels = {"abnormal": float(self.is_abnormal(number))}
+        return self._case(key, pixels, labels, {"biomarker": mask}, PATCH_MM / self.size)
 
     def normal(self, number: int) -> np.ndarray:
         """(size, size, 3) uint8: the case's skin without any biomarker."""
@@ -159,7 +128,3 @@ class SkinBiomarkers:
 
 def _coin(seed: int, *place: int) -> bool:
     return bool(stream(seed, _COIN, *place).random() < 0.5)
-
-
-def _number(key: Listed) -> int:
-    return int(key.file.rpartition("#")[2])

@@ -82,9 +82,7 @@ def draw_look(rng: np.random.Generator) -> Look:
     )
 
 
-def draw_eye(
-    rng: np.random.Generator, look: Look, is_right: bool, aside: tuple[float, float] = (0.44, 0.62)
-) -> Eye:
+def draw_eye(rng: np.random.Generator, look: Look, is_right: bool, aside: tuple[float, float] = (0.44, 0.62)) -> Eye:
     """One eye of a patient; the disc lies `aside` of the middle, to the right in a right eye."""
     nasal = 1.0 if is_right else -1.0
     disc = np.array([nasal * rng.uniform(*aside), rng.uniform(-0.12, 0.10)])

@@ -36,6 +36,7 @@ PATHOLOGIES = ("rim_loss", "nerve_fibre_defect")
 KNOBS = Difficulty()  # of the look-alikes
 _PREVALENCE = 0.5
 _AGREEMENT = 0.8  # share of second eyes that are what the first one is
+_BEFORE_NOTCH = 0.75  # radius of a cup before it is notched over a healthy one's, lest the pale area tell them apart
 _VESSEL_WIDTH = 0.75  # of what is drawn for retinopathy: a vein of 0.15 mm at a disc of 1.9 mm
 _VESSEL_SHARE = 0.25  # of the thickest vein's blood, from which on a pixel belongs to a vessel
 _FRAGMENT = 1 / 16  # of the side of the picture: fewer pixels in a row are what remains of a twig too thin to show
@@ -63,7 +64,7 @@ def draw_glaucoma_scene(seed: int, patient: int, visit: int) -> GlaucomaScene:
     """The scene of one eye; a patient's two eyes share the look, about the cup's size, and mostly the diagnosis."""
     rng = stream(seed, patient, _PATIENT)
     look = draw_look(rng)
-    zoom, cup_radius = rng.uniform(1.4, 1.7), rng.uniform(0.30, 0.68)
+    zoom, cup_radius = rng.uniform(1.38, 1.72), rng.uniform(0.36, 0.74)
     is_right = (rng.random() < 0.5) == (visit == 0)
     is_glaucomatous = (rng.random() < _PREVALENCE) == (visit == 0 or rng.random() < _AGREEMENT)
     eye = _seen_closer(stream(seed, patient, _ANATOMY, visit), look, is_right)
@@ -78,14 +79,14 @@ def draw_glaucoma_scene(seed: int, patient: int, visit: int) -> GlaucomaScene:
         eye=eye,
         distractors=draw_distractors(stream(seed, patient, _DISTRACTORS, visit), look, eye, KNOBS),
         zoom=zoom,
-        cup=draw_cup(stream(seed, patient, _CUP, visit), cup_radius, nasal),
+        cup=draw_cup(stream(seed, patient, _CUP, visit), cup_radius * (_BEFORE_NOTCH if has_notch else 1.0), nasal),
         notch=draw_notch(stream(seed, patient, _NOTCH, visit), nasal) if has_notch else None,
         defect=draw_defect(stream(seed, patient, _DEFECT, visit)) if has_defect else None,
     )
 
 
 def _seen_closer(rng: np.random.Generator, look: Look, is_right: bool) -> Eye:
-    """An eye with its disc nearer to the middle of the picture, which a narrower field needs to show disc and macula."""
+    """An eye whose disc lies nearer to the middle, so that a narrower field shows both disc and macula."""
     eye = draw_eye(rng, look, is_right, (0.16, 0.32))
     return replace(eye, vessels=tuple(replace(level, width=_VESSEL_WIDTH * level.width) for level in eye.vessels))
 

@@ -32,11 +32,11 @@ class Defect:
 def draw_defect(rng: np.random.Generator) -> Defect:
     """A defect of the upper or the lower arcade."""
     return Defect(
-        angle=rng.choice([-1.0, 1.0]) * rng.uniform(0.8, 1.35),
+        angle=rng.choice([-1.0, 1.0]) * rng.uniform(0.7, 1.25),
         half_width=rng.uniform(0.14, 0.23),
-        length=rng.uniform(4.8, 6.2),
-        softness=rng.uniform(0.25, 0.6),
-        strength=rng.uniform(0.14, 0.36),
+        length=rng.uniform(4.8, 6.0),
+        softness=rng.uniform(0.2, 0.5),
+        strength=rng.uniform(0.20, 0.50),
     )
 
 
