@@ -14,6 +14,7 @@ from models.saliency.guided_backprop import guided_backprop
 from models.saliency.guided_grad_cam import guided_grad_cam
 from models.saliency.integrated_gradients import integrated_gradients
 from models.saliency.occlusion import occlusion
+from models.saliency.pathology_aware import PathologyMaps, pathology_aware, pathology_maps
 from models.saliency.rise import rise
 from models.saliency.settings import ONLY_POSITIVE, SALIENCY, default_sign, saliency_method, settings_of
 from models.saliency.smoothgrad import smoothgrad
@@ -24,6 +25,7 @@ __all__ = [
     "SALIENCY",
     "Explanation",
     "Method",
+    "PathologyMaps",
     "Sign",
     "Target",
     "attribution_map",
@@ -39,6 +41,8 @@ __all__ = [
     "integrated_gradients",
     "negated",
     "occlusion",
+    "pathology_aware",
+    "pathology_maps",
     "regression_output",
     "rise",
     "saliency_method",

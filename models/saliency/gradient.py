@@ -6,6 +6,8 @@ in   image        (B, C, *spatial) float, as the model takes it
 out  attribution  (B, C, *spatial), score per unit of input
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -46,9 +48,15 @@ def plain_score(model: nn.Module, image: Tensor, target: Target) -> Tensor:
 
 def derivative(score: Tensor, by: Tensor) -> Tensor:
     """∂y_b/∂x_b for every case of the batch, which don't mix in evaluation mode."""
+    (result,) = derivatives(score, [by])
+    return result
+
+
+def derivatives(score: Tensor, by: Sequence[Tensor], *, differentiable: bool = False) -> tuple[Tensor, ...]:
+    """The derivative by each of `by` in one backward pass; `differentiable` themselves where they are asked to be."""
     if not score.requires_grad:
         raise ModelError("the score does not depend on the image by differentiable operations, so it has no saliency")
-    (result,) = torch.autograd.grad(score.sum(), by, allow_unused=True)
-    if result is None:
+    results = torch.autograd.grad(score.sum(), by, allow_unused=True, create_graph=differentiable)
+    if any(result is None for result in results):
         raise ModelError("the score does not depend on the image, so it has no saliency")
-    return result
+    return results

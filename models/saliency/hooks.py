@@ -3,7 +3,7 @@
 A model under one of these contexts belongs to one thread.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -105,22 +105,52 @@ def graph_nodes(tensor: Tensor) -> Iterator[Node]:
 
 
 @contextmanager
-def last_activation(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+def last_activation(layers: Iterable[nn.Module], *, differentiable: bool = False) -> Iterator[list[Tensor]]:
     """Keep the output of whichever of `layers` runs last on more than one pixel; the graph starts there, at a leaf.
 
-    What follows works on a copy, so that an in-place ReLU does not change what was kept.
+    With `differentiable` it goes on from there to the image.
     """
     kept: list[Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
-        if output[0, 0].numel() == 1:
-            return None
-        kept[:] = [output.detach().requires_grad_()]
-        return kept[0].clone()
+    def keep(_module: nn.Module, output: Tensor) -> Tensor:
+        kept[:] = [_in_graph(output) if differentiable else output.detach().requires_grad_()]
+        return kept[0]
 
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with _outputs_to(keep, layers):
         yield kept
+
+
+@contextmanager
+def activations(layers: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Keep what each of `layers` last put out on more than one pixel; one graph goes through them all."""
+    kept: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, output: Tensor) -> Tensor:
+        kept[module] = _in_graph(output)
+        return kept[module]
+
+    with _outputs_to(keep, layers):
+        yield kept
+
+
+def _in_graph(output: Tensor) -> Tensor:
+    """`output`, or where no graph leads to it a leaf with its values."""
+    return output if output.requires_grad else output.detach().requires_grad_()
+
+
+@contextmanager
+def _outputs_to(keep: Callable[[nn.Module, Tensor], Tensor], layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Hand outputs of more than one pixel to `keep`.
+
+    What follows works on a copy of what it gives back, so that an in-place ReLU does not change what was kept.
+    """
+
+    def hook(module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        return None if output[0, 0].numel() == 1 else keep(module, output).clone()
+
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -19,6 +19,7 @@ from models.saliency.guided_backprop import guided_backprop
 from models.saliency.guided_grad_cam import guided_grad_cam
 from models.saliency.integrated_gradients import integrated_gradients
 from models.saliency.occlusion import occlusion
+from models.saliency.pathology_aware import pathology_aware
 from models.saliency.rise import rise
 from models.saliency.smoothgrad import smoothgrad
 
@@ -34,9 +35,10 @@ SALIENCY: dict[str, Method] = {
     "deeplift": deeplift,
     "occlusion": occlusion,
     "rise": rise,
+    "pathology_aware": pathology_aware,
 }
 GRADIENTS = ("gradient", "guided_backprop", "smoothgrad", "guided_grad_cam")
-ONLY_POSITIVE = ("grad_cam", "grad_cam_plus_plus")
+ONLY_POSITIVE = ("grad_cam", "grad_cam_plus_plus", "pathology_aware")
 FROM_CODE_ONLY = ("generator", "method")
 
 
