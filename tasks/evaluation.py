@@ -161,10 +161,25 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
         "patients": len(set(tested.patients)),
         "methods": methods,
         "differences": differences,
+        "empty_maps": empty_maps(tested.evidence),
         "dice_threshold": thresholds,
         "classifier": grading(cohort, names, settings["split"], **drawn),
         "failed": tested.failed,
     }
+
+
+def empty_maps(evidence: Evidence) -> dict[str, dict[str, int]]:
+    """Of the cases with lesions, how many have an empty map, by map set: `{"empty": n, "of": N}`."""
+    counted = {name: [bool(case.empty) for case in cases if case.has_lesions] for name, cases in evidence.items()}
+    return {name: {"empty": sum(cases), "of": len(cases)} for name, cases in counted.items()}
+
+
+def said_of_empty_maps(answer: dict[str, Any]) -> str:
+    """`Empty maps, counted as energy 0: high 3 of 20.`, or nothing where no map is empty."""
+    some = [
+        f"{name} {count['empty']} of {count['of']}" for name, count in answer["empty_maps"].items() if count["empty"]
+    ]
+    return f"Empty maps, counted as energy 0: {', '.join(some)}." if some else ""
 
 
 def with_faithfulness(answer: dict[str, Any], found: Faithfulness | None) -> dict[str, Any]:
@@ -231,7 +246,8 @@ def publish_evaluation(
     sections = [
         Section(
             f"Localisation on {answer['cases']} {answer['split']} cases of {answer['patients']} patients",
-            "95 % intervals by resampling patients. Dice at the threshold that is best on the validation cases.",
+            "95 % intervals by resampling patients. Dice at the threshold that is best on the validation cases. "
+            + said_of_empty_maps(answer),
             table=result_table(answer["methods"]),
         ),
         Section("Precision-recall (pooled pixels) and FROC", figure=pr_and_froc(pr, froc, prevalence)),

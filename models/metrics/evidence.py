@@ -10,7 +10,7 @@ from models.config import Config
 from models.errors import ModelError
 from models.metrics.froc import Detections, detections
 from models.metrics.histogram import Histogram, average_precision, counts_between, histogram_of, order_keys
-from models.metrics.pointing import energy_inside, pointing_hit
+from models.metrics.pointing import energy_inside, is_empty, pointing_hit
 
 
 class EvidenceConfig(Config):
@@ -41,6 +41,7 @@ class CaseEvidence:
     average_precision: float
     energy: float
     pointing: float
+    empty: float
     key_bits: int = 32
 
     @property
@@ -67,6 +68,7 @@ def case_evidence(saliency: npt.ArrayLike, mask: npt.ArrayLike, config: Evidence
         average_precision=case_average_precision(positives, negatives),
         energy=energy_inside(scores, truth) if has_lesions else np.nan,
         pointing=pointing_hit(scores, truth, config.pointing_tolerance) if has_lesions else np.nan,
+        empty=float(is_empty(scores)) if has_lesions else np.nan,
         key_bits=config.key_bits,
     )
 

@@ -8,6 +8,7 @@
 | froc_mean           | mean lesion sensitivity at 1/8 … 8 false positives an image        | all cases          |
 | sensitivity_at_10fp | lesion sensitivity at 10 false positives an image                  | all cases          |
 | energy, pointing    | energy-based and plain pointing game                               | cases with lesions |
+| empty_share         | share of maps that are nowhere positive, whose energy is 0         | cases with lesions |
 | dice                | mean Dice of the maps cut at one common threshold                  | cases with lesions |
 
 `ap_pooled` is the headline. Per-image scaling makes healthy images glow, which `ap_minmax` shows and `ap_per_image`
@@ -114,6 +115,7 @@ def metric_draws(evidence: Sequence[CaseEvidence], resampled: Resamples, thresho
         "sensitivity_at_10fp": sensitivity[:, -1],
         "energy": mean_draws([case.energy for case in evidence], resampled),
         "pointing": mean_draws([case.pointing for case in evidence], resampled),
+        "empty_share": mean_draws([case.empty for case in evidence], resampled),
     }
     if threshold is not None:
         draws["dice"] = mean_draws([case_dice(case, threshold) for case in evidence], resampled)

@@ -8,6 +8,11 @@ Saliency = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 
+def is_empty(saliency: Saliency) -> bool:
+    """Whether the map is nowhere positive; its energy then counts as 0."""
+    return not bool((saliency > 0).any())
+
+
 def energy_inside(saliency: Saliency, mask: Mask) -> float:
     """Energy-based pointing game (Wang et al. 2020, Score-CAM): Σ_lesion s⁺ / Σ s⁺, negatives clipped; 0 for 0 / 0."""
     energy = np.maximum(saliency, 0).astype(np.float64)

@@ -83,7 +83,7 @@ def scored_with_activations(
 def no_activation(model: nn.Module, layer: Layer) -> ModelError:
     """That `layer`, or any, did not run on more than one pixel."""
     return ModelError(
-        "a class activation map needs a convolution with an output of more than one pixel; "
+        "a map of activations needs a convolution with an output of more than one pixel; "
         f"{type(model).__name__} ran none" + (f" as {layer}" if isinstance(layer, str) else "")
     )
 

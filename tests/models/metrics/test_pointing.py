@@ -22,6 +22,14 @@ def test_a_map_without_energy_counts_as_zero():
     assert case_evidence(np.full((8, 8), -1.0), corner()).energy == 0
 
 
+def test_the_share_of_empty_maps_is_of_the_cases_with_lesions():
+    healthy = np.zeros((8, 8), dtype=bool)
+    maps = [(np.zeros((8, 8)), corner()), (np.ones((8, 8)), corner()), (np.zeros((8, 8)), healthy)]
+    report = localization_metrics([case_evidence(*one) for one in maps], list("abc"), resamples=2)
+    assert report["empty_share"] == 0.5
+    assert report["energy"] == 4 / 64 / 2
+
+
 def test_energy_is_quantus_relevance_mass_accuracy():
     quantus = pytest.importorskip(
         "quantus", reason="quantus does not import here (it wants torchvision)", exc_type=ImportError
