@@ -15,7 +15,7 @@ them a feature of both signs has no centroid, and a map's share in a lesion is n
 
 thresholds  what J is measured by. `relative`: J_k over the largest J of the layer's active features. `quantile`:
             its rank, the share of the other active features with a smaller J, from 0 to 1 (0 for a sole feature), so
-            that the low group has a feature wherever there is an active one, and the high group wherever two differ.
+            that the feature with the smallest J is always low, and one with a larger J than all others always high.
 weights     `pooled` is (3). `elementwise` deviates from the paper: the features are relu(∂y/∂A^k) · A^k with all w_k 1,
             formed before the selection, so that (1) and (2) judge what each feature has to say for the score. Pooled
             weights of a middle layer mix what speaks for and against the score; on simulated fundus images its maps
@@ -190,8 +190,7 @@ def active_features(features: Tensor, threshold: float) -> Tensor:
 def moment_of_inertia(features: Tensor) -> Tensor:
     """J of equation (2): (B, K, *places) → (B, K), in units of the feature times places²; 0 for a feature of zeros."""
     mass = features.abs()
-    axes = _places(mass)
-    profiles = [mass.sum(dim=[other for other in axes if other != axis]) for axis in axes]
+    profiles = [mass.movedim(axis, 2)[..., None].flatten(3).sum(dim=3) for axis in _places(mass)]
     return torch.stack([_axis_inertia(profile) for profile in profiles]).sum(dim=0)
 
 
