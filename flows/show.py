@@ -11,7 +11,7 @@ from models.errors import ModelError
 from models.registry import systems
 from storage.cohort import Cohort
 from storage.differences import differences
-from tasks.evaluation import SHOWN, with_interval
+from tasks.evaluation import SHOWN, said_of_empty_maps, with_interval
 from tasks.faithfulness import FAITHFULNESS
 
 
@@ -52,6 +52,8 @@ def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
     """Methods, differences and the classifier, with intervals."""
     cases = f"{answer['cases']} cases of {answer['patients']} patients, split {answer['split']}"
     console.print(metric_table(f"Localisation: {cases}", answer["methods"]))
+    if said := said_of_empty_maps(answer):
+        console.print(said, soft_wrap=True, highlight=False)
     if answer["differences"]:
         console.print(metric_table("Paired differences", answer["differences"]))
     if tested := answer.get("faithfulness"):

@@ -28,6 +28,7 @@ METRICS = (
     "sensitivity_at_10fp",
     "energy",
     "pointing",
+    "empty_share",
     "dice",
 )
 CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
