@@ -71,6 +71,8 @@ _OPENERS = {
     "isic": "datasets.open_isic",
     "hecktor": "datasets.open_hecktor",
     "autopet": "datasets.open_autopet",
+    "chase_db1": "datasets.open_chase_db1",
+    "hrf": "datasets.open_hrf",
 }
 NAMES = tuple(_OPENERS)
 _SIMULATORS = {

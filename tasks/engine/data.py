@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.augmentation import Augmentation, augmentation
+from models.config import validated
 from models.errors import ModelError
 from models.registry import registered
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from storage.loading import CohortImages, CohortPatches, MemoryEstimate, memory_estimate
 from tasks.engine.job import TrainerSettings, TrainingJob
 
@@ -122,7 +124,7 @@ class CohortData(LightningDataModule):
         cohort = Cohort.open(job.cohort, job.snapshot)
         keys = registered(job.system).system.inputs
         self.target = job.target if "label" in keys else None
-        self.lesions = list(cohort.lesions) if "mask" in keys else None
+        self.lesions = learnt_lesions(cohort, job) if "mask" in keys else None
         self.in_memory = loading_memory(job, settings).in_memory
         self.indices = {split: training_cases(cohort, job, split) for split in SPLITS}
         self.labels = cohort.table[self.target].to_numpy(float)[self.indices["train"]] if self.target else None
@@ -196,6 +198,24 @@ def training_cases(cohort: Cohort, job: TrainingJob, split: str) -> list[int]:
     if "mask" in keys:
         chosen &= table["has_masks"]
     return [int(index) for index in table.index[chosen]]
+
+
+def learnt_lesions(cohort: Cohort, job: TrainingJob) -> list[str]:
+    """The classes whose union is the mask to learn from: those that the system's settings name as `lesions`, or all.
+
+    Raises:
+        CohortError: the cohort has no masks, or none of such a class.
+    """
+    if not cohort.lesions:
+        raise CohortError(f"{cohort.path} has no lesion masks, which {job.system} learns from")
+    named = getattr(validated(registered(job.system).config, job.config, where=job.system), "lesions", ())
+    if unknown := [lesion for lesion in named if lesion not in cohort.lesions]:
+        known = ", ".join(cohort.lesions)
+        raise CohortError(
+            f"{cohort.path} has no masks of {unknown[0]!r}, which {job.system} learns from; it has: {known}. "
+            f'Choose by --set lesions=["{cohort.lesions[0]}"].'
+        )
+    return list(named or cohort.lesions)
 
 
 def loading_memory(job: TrainingJob, settings: TrainerSettings | None = None) -> MemoryEstimate:

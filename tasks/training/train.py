@@ -12,7 +12,7 @@ from models.errors import ModelError
 from models.registry import build, registered
 from storage.cohort import Cohort
 from storage.errors import CohortError
-from tasks.engine.data import loading_memory, part_size, training_cases
+from tasks.engine.data import learnt_lesions, loading_memory, part_size, training_cases
 from tasks.engine.epoch_log import read_epochs
 from tasks.engine.job import TrainerSettings, TrainingJob
 from tasks.engine.launcher import ONLY_NODE, Node
@@ -99,8 +99,8 @@ def check_trainable(cohort: Cohort, job: TrainingJob, stages: list[str]) -> None
     if "label" in keys and job.target not in cohort.labels:
         known = ", ".join(cohort.labels) or "none"
         raise CohortError(f"{cohort.path} has no label {job.target!r}; it has: {known}. Choose by --target.")
-    if "mask" in keys and not cohort.lesions:
-        raise CohortError(f"{cohort.path} has no lesion masks, which {job.system} learns from")
+    if "mask" in keys:
+        learnt_lesions(cohort, job)
     counts = {split: len(training_cases(cohort, job, split)) for split in ("train", "validation")}
     missing = [split for split, count in counts.items() if not count]
     if missing:

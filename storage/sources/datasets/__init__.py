@@ -9,7 +9,9 @@ from typing import Any
 
 from storage.sources.datasets.aptos import is_aptos, is_eyepacs, open_aptos, open_eyepacs
 from storage.sources.datasets.autopet import is_autopet, open_autopet
+from storage.sources.datasets.chase_db1 import is_chase_db1, open_chase_db1
 from storage.sources.datasets.hecktor import is_hecktor, open_hecktor
+from storage.sources.datasets.hrf import is_hrf, open_hrf
 from storage.sources.datasets.idrid import is_idrid, open_idrid
 from storage.sources.datasets.isic import is_isic, open_isic
 
@@ -17,8 +19,10 @@ __all__ = [
     "NAMED",
     "open_aptos",
     "open_autopet",
+    "open_chase_db1",
     "open_eyepacs",
     "open_hecktor",
+    "open_hrf",
     "open_idrid",
     "open_isic",
     "recognised",
@@ -31,6 +35,8 @@ NAMED: dict[str, Callable[..., Any]] = {
     "isic": open_isic,
     "hecktor": open_hecktor,
     "autopet": open_autopet,
+    "chase_db1": open_chase_db1,
+    "hrf": open_hrf,
 }
 
 _LAYOUTS: dict[str, Callable[[Path], bool]] = {
@@ -40,6 +46,8 @@ _LAYOUTS: dict[str, Callable[[Path], bool]] = {
     "isic": is_isic,
     "hecktor": is_hecktor,
     "autopet": is_autopet,
+    "chase_db1": is_chase_db1,
+    "hrf": is_hrf,
 }
 
 
