@@ -11,8 +11,9 @@ from models.errors import ModelError
 from models.registry import systems
 from storage.cohort import Cohort
 from storage.differences import differences
-from tasks.evaluation import SHOWN, said_of_empty_maps, with_interval
+from tasks.evaluation import SHOWN, said_of_empty_maps, segmented_by, with_interval
 from tasks.faithfulness import FAITHFULNESS
+from tasks.segmentation import SEGMENTATION
 
 
 def cohort_info(path: str, snapshot: str | None = None) -> dict[str, Any]:
@@ -54,6 +55,8 @@ def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
     console.print(metric_table(f"Localisation: {cases}", answer["methods"]))
     if said := said_of_empty_maps(answer):
         console.print(said, soft_wrap=True, highlight=False)
+    if segmented := segmented_by(answer):
+        console.print(metric_table("Segmentation within the field of view", segmented, SEGMENTATION))
     if answer["differences"]:
         console.print(metric_table("Paired differences", answer["differences"]))
     if tested := answer.get("faithfulness"):

@@ -27,6 +27,7 @@ from tasks.maps import annotated_cases, find_maps, maps_digest, short_names, val
 from tasks.model_files import describe_model
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
+from tasks.segmentation import SEGMENTATION, segmentation_of
 from tasks.shards import raise_error
 from tasks.tracking.runs import TrackedRun, tracked_run
 
@@ -77,6 +78,7 @@ def evaluate_maps(
         answer = {**settings, "snapshot": opened.snapshot, **measured(opened, tested, names, settings)}
         note_failures(run, tested.failed)
         found = faithfulness_of(opened, names, model, tested.cases, seed) if model is not None else None
+        answer = with_segmentation(answer, opened, tested, names)
         page = publish_evaluation(run, opened, tested, with_faithfulness(answer, found), found)
     answer |= {"run_id": run.run_id, "report": str(page)}
     if tested.failed:
@@ -196,6 +198,25 @@ def with_faithfulness(answer: dict[str, Any], found: Faithfulness | None) -> dic
     return answer
 
 
+def with_segmentation(
+    answer: dict[str, Any], cohort: Cohort, tested: Evaluated, names: dict[str, str]
+) -> dict[str, Any]:
+    """`answer`, its methods with what is said of segmentation, and `observers` with another observer's figures."""
+    drawn = {"resamples": answer["resamples"], "seed": answer["seed"]}
+    found = segmentation_of(cohort, names, answer["lesions"], tested.cases, tested.patients, **drawn)
+    for name, metrics in found.methods.items():
+        answer["methods"][name].update(metrics)
+    if found.methods:
+        answer["segmented"], answer["observers"] = list(found.methods), found.observers
+    return answer
+
+
+def segmented_by(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The map sets of `answer` that a segmentation system made, and observers beside them."""
+    methods = {name: answer["methods"][name] for name in answer.get("segmented", [])}
+    return {**methods, **answer.get("observers", {})}
+
+
 def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, seed: int) -> dict[str, Any]:
     """How well the model's score tells the label it was trained on, over the labelled cases of `split`."""
     maps = cohort.maps(next(iter(names.values())))
@@ -254,6 +275,10 @@ def publish_evaluation(
     ]
     if answer["differences"]:
         sections.insert(1, Section("Paired differences", table=result_table(answer["differences"])))
+    if segmented := segmented_by(answer):
+        sections.insert(
+            1, Section("Segmentation within the field of view", table=result_table(segmented, SEGMENTATION))
+        )
     if found is not None:
         sections += faithfulness_sections(found, answer)
     if answer["classifier"]:

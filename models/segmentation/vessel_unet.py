@@ -144,7 +144,7 @@ class VesselUNet(System):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L on `image` and `mask`."""
-        loss = vessel_loss(self._logits(batch), batch["mask"], in_view(batch["image"], self.config.dark))
+        loss = self._loss(batch)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["image"]))
         return loss
 
@@ -158,6 +158,9 @@ class VesselUNet(System):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser, and a schedule over all steps of the training."""
         return configured(self, self.network, self.config.optimiser)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return vessel_loss(self._logits(batch), batch["mask"], in_view(batch["image"], self.config.dark))
 
     def _logits(self, batch: Batch) -> Tensor:
         return self(self.to_input(batch["image"]))  # type: ignore[no-any-return]

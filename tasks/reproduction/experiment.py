@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from models.config import Config, validated
 from models.errors import ModelError
+from models.metrics.segmentation import SEGMENTATION
 from models.registry import registered
 from models.system import Localization
 from storage.splits import Fractions
@@ -30,6 +31,7 @@ METRICS = (
     "pointing",
     "empty_share",
     "dice",
+    *SEGMENTATION,
 )
 CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
 

@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.evaluation import SHOWN
+from tasks.segmentation import SEGMENTATION
 from tasks.tracking.runs import flattened
 
 HOLDS = {True: "yes", False: "no", None: "–"}
@@ -17,9 +18,8 @@ PROTOCOLS = {
 def arm_table(answer: dict[str, Any]) -> pd.DataFrame:
     """Arm · ours · the paper's, of each metric that it reports · other metrics; a row an arm, without figures too."""
     compared = compared_metrics(answer)
-    others = [
-        metric for metric in SHOWN if metric not in compared and any(metric in m for m in answer["arms"].values())
-    ]
+    measured = set().union(*answer["arms"].values())
+    others = [metric for metric in (*SHOWN, *SEGMENTATION) if metric not in compared and metric in measured]
     names = [*answer["arms"], *(arm for arm in failed_arms(answer) if arm not in answer["arms"])]
     rows = []
     for arm in names:

@@ -13,6 +13,7 @@ from storage.sources.label_table import Row
 from storage.sources.listing import files_below
 from storage.sources.photographs.folder import FILES, Photographs
 
+MASKS = ("vessels", "manual1")
 LABELS = {"diabetic_retinopathy": "dr", "glaucoma": "g"}
 LAYOUT = "'images/01_dr.JPG' with 'manual1/01_dr.tif'"
 
@@ -31,9 +32,7 @@ def open_hrf(address: str, *, size: int = 512, crop: bool = True, lesions: Seque
     if not is_hrf(folder):
         raise unlike(folder, "HRF", LAYOUT)
     parts = {file: match for file in files_below(folder / "images", FILES) if (match := _named(file))}
-    drawn = {
-        Path(file).stem: f"{masks}/{file}" for masks in ("vessels", "manual1") for file in files_below(folder / masks, FILES)
-    }
+    drawn = _masks(folder)
     found = [
         Photograph(f"images/{file}", match[0], None, {"vessels": drawn[match[0]]} if match[0] in drawn else {})
         for file, match in parts.items()
@@ -44,6 +43,12 @@ def open_hrf(address: str, *, size: int = 512, crop: bool = True, lesions: Seque
     }
     classes = tuple(lesions or ("vessels",))
     return photographs("hrf", folder, found, rows, labels=tuple(LABELS), lesions=classes, size=size, crop=crop)
+
+
+def _masks(folder: Path) -> dict[str, str]:
+    """Mask files by photograph."""
+    found = [f"{masks}/{file}" for masks in MASKS for file in files_below(folder / masks, FILES)]
+    return {Path(file).stem: file for file in found}
 
 
 def _named(file: str) -> re.Match[str] | None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from storage.case import Case
 from storage.errors import SourceError
-from storage.sources.datasets import NAMED, open_aptos, open_eyepacs, open_idrid, open_isic
+from storage.sources.datasets import NAMED, open_aptos, open_chase_db1, open_eyepacs, open_hrf, open_idrid, open_isic
 from storage.sources.detection import detect
 from tests.real_images import REAL_IMAGES
 
@@ -77,7 +77,32 @@ def isic(folder: Path) -> Path:
     return folder
 
 
-LAYOUTS = {"idrid": idrid_segmentation, "aptos": aptos, "eyepacs": eyepacs, "isic": isic}
+def chase_db1(folder: Path) -> Path:
+    for name in ("01L", "01R", "09L", "11R"):
+        photograph(folder / f"Image_{name}.jpg", int(name[:2]))
+        for observer in ("1st", "2nd"):
+            mask(folder / f"Image_{name}_{observer}HO.png")
+    (folder / "Image_11R_2ndHO.png").unlink()
+    (folder / "readme.txt").write_text("hello")
+    return folder
+
+
+def hrf(folder: Path, masks: str = "manual1", suffix: str = "tif") -> Path:
+    for name in ("01_dr.JPG", "01_g.jpg", "01_h.jpg"):
+        photograph(folder / "images" / name, len(name))
+        mask(folder / masks / f"{name[:-4]}.{suffix}")
+    mask(folder / "mask" / "01_dr_mask.tif")
+    return folder
+
+
+LAYOUTS = {
+    "idrid": idrid_segmentation,
+    "aptos": aptos,
+    "eyepacs": eyepacs,
+    "isic": isic,
+    "chase_db1": chase_db1,
+    "hrf": hrf,
+}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -154,6 +179,33 @@ def test_isic_has_diagnoses_and_outlines_of_those_that_were_annotated(tmp_path):
     assert np.isnan(read["ISIC_0012086"].labels["melanoma"])
 
 
+def test_both_observers_of_chase_db1_are_classes_and_both_eyes_of_a_child_one_patient(tmp_path):
+    source = open_chase_db1(str(chase_db1(tmp_path)), size=SIDE, crop=False)
+    assert (source.lesions, source.labels) == (("vessels", "vessels_second"), ())
+    assert [(key.case_id, key.patient_id, key.split) for key in source.listing()] == [
+        ("01L", "01", "train"),
+        ("01R", "01", "train"),
+        ("09L", "09", "validation"),
+        ("11R", "11", "test"),
+    ]
+    masks = {case: set(read.masks) for case, read in read_all(source).items()}
+    both = {"vessels", "vessels_second"}
+    assert masks == {"01L": both, "01R": both, "09L": both, "11R": {"vessels"}}
+    assert set(read_all(open_chase_db1(str(tmp_path), size=SIDE, lesions=["vessels"]))["01L"].masks) == {"vessels"}
+
+
+@pytest.mark.parametrize(("masks", "suffix"), [("manual1", "tif"), ("vessels", "png")])
+def test_hrf_has_vessels_and_the_disease_of_its_name(tmp_path, masks, suffix):
+    source = open_hrf(str(hrf(tmp_path, masks, suffix)), size=SIDE, crop=False)
+    read = read_all(source)
+    assert {case: (read[case].labels["diabetic_retinopathy"], read[case].labels["glaucoma"]) for case in read} == {
+        "01_dr": (1.0, 0.0),
+        "01_g": (0.0, 1.0),
+        "01_h": (0.0, 0.0),
+    }
+    assert all(case.masks["vessels"].sum() == 25 and case.patient_id == name for name, case in read.items())
+
+
 def test_a_stamp_changes_with_the_mask(tmp_path):
     before = {key.case_id: key.stamp for key in open_isic(str(isic(tmp_path))).listing()}
     (tmp_path / "ISIC-2017_Training_Part1_GroundTruth" / "ISIC_0000000_segmentation.png").write_bytes(b"other")
@@ -169,7 +221,8 @@ def real(name: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("idrid_lesions", "idrid"), ("idrid_grades", "idrid"), ("isic2017", "isic")]
+    ("folder", "name"),
+    [("idrid_lesions", "idrid"), ("idrid_grades", "idrid"), ("isic2017", "isic"), ("hrf", "hrf")],
 )
 def test_real_copies_are_recognised_and_listed_whole(folder, name):
     path = real(folder)
@@ -177,7 +230,7 @@ def test_real_copies_are_recognised_and_listed_whole(folder, name):
     source = NAMED[name](str(path))
     assert len(source.listing()) == len(list((path / "images").iterdir()))
     assert not any(key.problem for key in source.listing())
-    assert {key.split for key in source.listing()} <= {"train", "test"}
+    assert {key.split for key in source.listing()} <= {"train", "test", None}
 
 
 def test_real_idrid_lesions_have_all_four_classes():
@@ -194,3 +247,14 @@ def test_real_isic_outlines_belong_to_the_test_part():
     assert {key.split for key in outlined} == {"test"}
     assert source.read(outlined[0]).masks["lesion"].any()
     assert source.read(source.listing()[0]).masks is None
+
+
+@pytest.mark.parametrize(("name", "cases", "patients"), [("chase_db1", 28, 14), ("hrf", 20, 20)])
+def test_real_vessels_are_a_tenth_of_the_photograph(name, cases, patients):
+    folder = real(name)
+    assert detect(str(folder)) == name
+    source = NAMED[name](str(folder), size=128)
+    assert (len(source.listing()), len({key.patient_id for key in source.listing()})) == (cases, patients)
+    masks = source.read(source.listing()[0]).masks
+    assert all(0.03 < mask.mean() < 0.2 for mask in masks.values())
+    assert set(masks) == set(source.lesions)

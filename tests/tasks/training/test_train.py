@@ -11,7 +11,7 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 from storage.ingestion import ingest
 from storage.sources import open_source
-from tasks.engine.data import label_weights
+from tasks.engine.data import CohortData, label_weights, learnt_lesions
 from tasks.engine.epoch_log import append_line, read_epochs
 from tasks.training.train import job_monitor, training_job
 
@@ -71,6 +71,35 @@ def test_the_network_knows_the_cohort(cohort, workspace):
 def test_what_cannot_be_trained_is_one_line_before_anything_runs(cohort, workspace, options, error, message):
     with pytest.raises(error, match=message) as raised:
         asked(cohort, **options)
+    assert "\n" not in str(raised.value)
+
+
+def vessels(cohort: Cohort, lesions: list[str]):
+    settings = {"network": {"width": 0.05}, "lesions": lesions}
+    return training_job(str(cohort.path), "vessel-unet", "", settings, {"batch_size": 4}, 0, 1, None)
+
+
+def test_a_system_without_a_label_learns_from_the_masks_that_its_settings_name(cohort, workspace):
+    _, job = vessels(cohort, ["exudate", "red"])
+    items = CohortData(job, job.trainer, seed=0).train_dataloader().dataset
+    assert items.cases.cases.lesions == ("exudate", "red")
+    case = int(items.cases.cases.indices[0])
+    assert np.array_equal(items.cases[0]["mask"][0], cohort.mask(case, ["exudate", "red"]))
+    assert "label" not in items.cases[0]
+
+
+def test_a_system_that_names_no_masks_learns_from_all(cohort, workspace):
+    _, job = vessels(cohort, ["red"])
+    named_none = job.model_copy(update={"system": "iterative-refinement", "config": asked(cohort)[1].config})
+    assert learnt_lesions(cohort, job) == ["red"]
+    assert learnt_lesions(cohort, named_none) == list(cohort.lesions)
+
+
+def test_masks_that_the_cohort_lacks_are_named_before_anything_runs(cohort, workspace):
+    with pytest.raises(
+        CohortError, match=r"no masks of 'vessels', .* it has: .*red.* Choose by --set lesions="
+    ) as raised:
+        vessels(cohort, ["vessels"])
     assert "\n" not in str(raised.value)
 
 
