@@ -43,8 +43,8 @@ def ingest(
         typer.Option(
             "--source",
             metavar="NAME",
-            help="photographs, dicom, nifti, nrrd, mha, medmnist, idrid, aptos, eyepacs, isic, hecktor, autopet; "
-            "default: told from the files.",
+            help="photographs, dicom, nifti, nrrd, mha, medmnist, idrid, aptos, eyepacs, chase_db1, hrf, isic, "
+            "hecktor, autopet; default: told from the files.",
             rich_help_panel=FILES,
         ),
     ] = None,
