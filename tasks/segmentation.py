@@ -43,20 +43,25 @@ def segmentation_of(
     """
     made = {short: cohort.maps(name) for short, name in names.items()}
     known = {short: maps.saliency for short, maps in made.items() if family_of(maps.attrs.get("system")) == FAMILY}
-    second = [f"{lesions[0]}{SECOND}"] if len(lesions) == 1 and f"{lesions[0]}{SECOND}" in cohort.lesions else []
     if not known:
         return Segmentation({}, {})
-
-    def drawn_by(observer: str) -> Scores:
-        return lambda case: cohort.mask(case, [observer]).astype(np.float32)
-
-    observed: dict[str, Scores] = {observer: drawn_by(observer) for observer in second}
+    observed = {name: drawn_by(cohort, name) for name in second_observer(cohort, lesions)}
     held = held_against(cohort, {**known, **observed}, lesions, cases)
-    metrics = {short: segmentation_metrics(images, patients, **drawn) for short, images in held.items()}
+    metrics = {name: segmentation_metrics(images, patients, **drawn) for name, images in held.items()}
     return Segmentation(
-        {short: metrics[short] for short in known},
-        {one: without_ranking(metrics[one]) for one in observed},
+        {name: metrics[name] for name in known}, {name: without_ranking(metrics[name]) for name in observed}
     )
+
+
+def second_observer(cohort: Cohort, lesions: Sequence[str]) -> list[str]:
+    """The class that a second observer drew of the one that is looked for; none where there is none."""
+    others = [f"{lesion}{SECOND}" for lesion in lesions]
+    return others if len(others) == 1 and others[0] in cohort.lesions else []
+
+
+def drawn_by(cohort: Cohort, name: str) -> Scores:
+    """The masks of a class as scores, 0 and 1."""
+    return lambda case: cohort.mask(case, [name]).astype(np.float32)
 
 
 def family_of(system: str | None) -> str | None:
