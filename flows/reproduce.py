@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import PositiveInt
 
 from tasks.notifications import notified
+from tasks.reproduction.ahead import parallel_by_default, train_ahead
 from tasks.reproduction.answer import summarised
 from tasks.reproduction.choice import settled
 from tasks.reproduction.experiment import loaded_experiment, title
@@ -25,14 +26,16 @@ def reproduce(
     arms: list[str] | None = None,
     cohort: str | None = None,
     settings: dict[str, Any] | None = None,
+    parallel: PositiveInt | None = None,
 ) -> dict[str, Any]:
     """Train and judge what is missing of an experiment's arms and seeds; the figures of all, or those known before.
 
+    `parallel` trainings run side by side, by default as many as there are GPUs, or cores where there is none.
     `system` is a system's name, a path of an experiment file, or `all`; `cohort` replaces the experiment's source, and
     `settings` lie on top of the experiment and its preset.
     """
     if system == "all":
-        return each_experiment(reproduce, preset_name, seeds, arms, cohort, settings)
+        return each_experiment(reproduce, preset_name, seeds, arms, cohort, settings, parallel)
     changes = {**(settings or {}), **({"seeds": seeds} if seeds else {})}
     experiment = loaded_experiment(system, preset_name, changes)
     place = cohort or source_cohort(experiment)
@@ -40,6 +43,7 @@ def reproduce(
     if known := known_answer(plan):
         return {**known, "reused": True}
     with reproduction_run(plan) as run:
+        train_ahead(plan, run.run_id, parallel or parallel_by_default())
         whole, choices = settled(plan, run.run_id)
         answer = summarised(whole, run_trials(whole, run.run_id), run) | {"choices": choices}
         answer["command"] = command_line(system, preset_name, experiment.seeds, arms, cohort, settings)

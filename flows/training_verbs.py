@@ -141,6 +141,9 @@ def reproduce(
         list[str],
         typer.Option("--set", metavar="KEY=VALUE", help="A field of the experiment; dots go deeper. Repeatable."),
     ] = [],  # noqa: B006
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Trainings side by side; default: one a GPU, or one a core.")
+    ] = None,
     json_file: Json = None,
 ) -> None:
     """Run a paper's experiment, every arm with every seed, and show it beside the paper's figures.
@@ -154,7 +157,7 @@ def reproduce(
     from flows.reproduce import reproduce as flow
     from tasks.reproduction.tables import failure_line
 
-    answer = flow(system, preset, seeds, arm or None, cohort, parsed(settings) or None)
+    answer = flow(system, preset, seeds, arm or None, cohort, parsed(settings) or None, parallel)
     for one in answer.get("experiments", {"": answer}).values():
         show_reproduction(one)
     save_json(json_file, answer)

@@ -1,27 +1,17 @@
 """The models of a cross-validation: trained side by side, each without the cases that its fold holds out."""
 
-import contextvars
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from queue import SimpleQueue
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from models.errors import ModelError
-from storage.errors import CohortError
-from storage.loading import LoadingError
-from tasks.errors import TrainingError, TrainingStoppedError
+from tasks.errors import TrainingError
 from tasks.folds.plan import FoldJob, Plan, tell
 from tasks.tracking.runs import TrackedRun, tracked_run
-from tasks.training.launch import stop_running
-from tasks.training.placement import at_once, share
-from tasks.training.train import train_tracked
-
-MEANT_FOR_A_PERSON = (TrainingError, ModelError, CohortError, LoadingError)
+from tasks.training.placement import at_once
+from tasks.training.side_by_side import Outcome, Planned, trained_side_by_side
 
 
 @contextmanager
@@ -69,61 +59,10 @@ def told(answer: dict[str, Any]) -> str:
     return f"{again}epoch {best['epoch'] + 1} of {answer['epochs']} is best, {', '.join(losses) or 'no validation'}"
 
 
-def outcomes(plan: Plan, parent: str, parallel: int | None) -> Iterator[tuple[FoldJob, dict[str, Any] | Exception]]:
+def outcomes(plan: Plan, parent: str, parallel: int | None) -> Iterator[tuple[FoldJob, Outcome]]:
     """Each fold with its answer or its failure, as they end."""
-    devices = plan.folds[0].job.devices
-    count = min(parallel or at_once(devices), len(plan.folds))
-    stopping = threading.Event()
-    free: SimpleQueue[int] = SimpleQueue()
-    for slot in range(count):
-        free.put(slot)
-
-    def train(planned: FoldJob) -> dict[str, Any] | Exception:
-        slot = free.get()
-        try:
-            return trained(planned, parent, share(slot, count, devices), stopping)
-        finally:
-            free.put(slot)
-
-    if count == 1:  # in this thread, where an interrupt reaches the training at once
-        yield from ((planned, train(planned)) for planned in plan.folds)
-        return
-    with ThreadPoolExecutor(count) as pool:
-        futures = {pool.submit(contextvars.copy_context().run, train, planned): planned for planned in plan.folds}
-        try:
-            yield from ((futures[future], future.result()) for future in as_completed(futures))
-        except BaseException:
-            stopping.set()
-            stop_running()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def trained(
-    planned: FoldJob, parent: str, environment: dict[str, str], stopping: threading.Event
-) -> dict[str, Any] | Exception:
-    """Train one fold on its share of the machine; or a failure that a person can read.
-
-    Raises:
-        TrainingStoppedError: a signal ended it, or `stopping` was set.
-    """
-
-    def watch(_: dict[str, Any]) -> None:
-        if stopping.is_set():
-            raise TrainingStoppedError("the other folds were stopped")
-
-    about = {"fold": str(planned.fold.number), "repeat": str(planned.fold.repeat)}
-    try:
-        return train_tracked(
-            planned.key,
-            planned.job,
-            parent=parent,
-            on_epoch=watch,
-            register=False,
-            tags=about,
-            environment=environment,
-        )
-    except TrainingStoppedError:
-        raise
-    except MEANT_FOR_A_PERSON as error:
-        return error
+    trainings = [
+        Planned(one.key, one.job, {"fold": str(one.fold.number), "repeat": str(one.fold.repeat)}) for one in plan.folds
+    ]
+    count = parallel or at_once(plan.folds[0].job.devices)
+    yield from ((plan.folds[number], outcome) for number, outcome in trained_side_by_side(trainings, parent, count))

@@ -37,7 +37,7 @@ def summarised(plan: Plan, outcomes: Outcomes, run: TrackedRun) -> Answer:
         "system": experiment.system,
         "experiment": plan.name,
         "preset": plan.preset,
-        "seconds": round(sum(trial["seconds"] for trial in outcomes.done), 1),
+        "seconds": round(sum(effort(outcomes.done).values()), 1),
         "metric": experiment.metric,
         "arms": {arm: figures(values[arm]) for arm in plan.chosen if arm in values},
         "reported": experiment.reported,
@@ -89,10 +89,8 @@ def gain_of(plan: Plan, gain: Gain, values: BySeedValues, done: Sequence[Answer]
 def grounds(plan: Plan, done: Sequence[Answer]) -> dict[str, Any]:
     """The cohort and the protocol, and the trials with their trainings."""
     experiment, cohort = plan.experiment, Cohort.open(plan.cohort)
-    seconds: defaultdict[str, float] = defaultdict(float)
     trainings: defaultdict[str, list[str]] = defaultdict(list)
     for trial in done:
-        seconds[trial["arm"]] += trial["seconds"]
         trainings[trial["training"]].append(f"{trial['arm']} seed {trial['seed']}")
     kept = ("arm", "seed", "run_id", "training", "training_run", "model", "model_version", "epochs", "maps", "seconds")
     return {
@@ -109,11 +107,23 @@ def grounds(plan: Plan, done: Sequence[Answer]) -> dict[str, Any]:
         "cohort_cases": len(cohort),
         "cases": done[0]["cases"],
         "patients": done[0]["patients"],
-        "seconds_by_arm": {arm: round(took, 1) for arm, took in seconds.items()},
+        "seconds_by_arm": {arm: round(took, 1) for arm, took in effort(done).items()},
         "epochs": {trial["arm"]: trial["epochs"] for trial in done},
         "trainings": dict(trainings),
         "trials": [{key: trial[key] for key in kept} for trial in done],
     }
+
+
+def effort(done: Sequence[Answer]) -> dict[str, float]:
+    """Seconds by arm: its maps and figures, and the epochs of those trainings that it was the first to need."""
+    seconds: defaultdict[str, float] = defaultdict(float)
+    counted: set[str] = set()
+    for trial in done:
+        seconds[trial["arm"]] += trial["seconds"] - trial["training_seconds"]
+        if trial["training"] not in counted:
+            seconds[trial["arm"]] += trial["training_took"]
+        counted.add(trial["training"])
+    return seconds
 
 
 def circumstances() -> dict[str, Any]:

@@ -13,13 +13,15 @@ from models.registry import registered
 from models.system import System
 from storage.cohort import Cohort
 from storage.errors import CohortError
+from tasks.engine.epoch_log import read_epochs
+from tasks.engine.job import TrainingJob
 from tasks.errors import TrainingError
 from tasks.evaluation import evaluate_maps
 from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
 from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
 from tasks.reproduction.plan import Plan, Trial, map_settings
-from tasks.reproduction.runs import TRIAL, Answer, nest, trial_run
+from tasks.reproduction.runs import TRIAL, Answer, adopt, nest, trial_run
 from tasks.reuse import finished, remember
 from tasks.tracking.runs import TrackedRun
 from tasks.training.train import Cases, train_tracked, training_job
@@ -42,6 +44,7 @@ def run_trial(plan: Plan, trial: Trial, parent: str) -> Answer:
         return {**known, "reused": True}
     with trial_run(plan, trial, key, parent) as run:
         trained = trained_arm(plan, trial, run.run_id)
+        adopt(run, trained["run_id"], parent)
         training_seconds = round(time.monotonic() - started, 1)
         maps = made_maps(plan, trial, trained["model"], run)
         answer = trial_answer(plan, trial, run, trained, maps, compared(plan, [maps[0]], run))
@@ -64,11 +67,18 @@ def trained_arm(plan: Plan, trial: Trial, parent: str) -> Answer:
 
     MLflow has the training below the trial that came first.
     """
-    arm, system = plan.experiment.arms[trial.arm], plan.system_of(trial.arm)
-    initial = None
+    arm, initial = plan.experiment.arms[trial.arm], None
     if arm.initial is not None:
         initial = Path(trained_arm(plan, Trial(arm=arm.initial, seed=trial.seed), parent)["model"])
-    key, job = training_job(
+    key, job = arm_training(plan, trial, initial)
+    answer = train_tracked(key, job, parent=parent, register=False, tags={"seed": str(trial.seed)})
+    return {**answer, "training": key[:12]}
+
+
+def arm_training(plan: Plan, trial: Trial, initial: Path | None) -> tuple[str, TrainingJob]:
+    """The training of an arm with a seed from the weights `initial`, with its fingerprint."""
+    arm, system = plan.experiment.arms[trial.arm], plan.system_of(trial.arm)
+    return training_job(
         plan.cohort,
         system,
         plan.experiment.target,
@@ -79,8 +89,6 @@ def trained_arm(plan: Plan, trial: Trial, parent: str) -> Answer:
         initial,
         cases=training_cases(plan, system),
     )
-    answer = train_tracked(key, job, parent=parent, register=False, tags={"seed": str(trial.seed)})
-    return {**answer, "training": key[:12]}
 
 
 def training_cases(plan: Plan, system: str) -> Cases | None:
@@ -172,6 +180,7 @@ def trial_answer(
         "model": trained["model"],
         "model_version": trained["model_version"],
         "epochs": trained["epochs"],
+        "training_took": round(sum(line["seconds"] for line in read_epochs(Path(trained["model"]).parent)), 1),
         "best_epoch": trained["best"].get("epoch"),
         "maps": maps,
         "maps_digest": maps_digest(Cohort.open(plan.cohort), maps),

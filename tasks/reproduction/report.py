@@ -38,7 +38,7 @@ GAINS = (
 CHOICES = "Settings of an arm's maps, chosen on split validation with a training that no figure above comes from."
 CURVES = "Seed {seed}. Pooled pixels of raw maps; FROC with connected components as candidates."
 GALLERY = "Seed {seed}. Each arm has one scale over all cases shown, which stands above its maps: clear at 0."
-EFFORT = "Seconds of all trials of an arm; a training that several arms share counts for the first of them."
+EFFORT = "Seconds of an arm's trainings, maps and figures; a training that several share counts for the first of them."
 
 
 @task(name="reproduce-report", cache_policy=NO_CACHE)

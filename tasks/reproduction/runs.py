@@ -51,6 +51,12 @@ def nest(run: TrackedRun, answer: Answer) -> None:
         TrackedRun(run.client, answer["run_id"]).tag(**{MLFLOW_PARENT_RUN_ID: run.run_id})
 
 
+def adopt(run: TrackedRun, training: str, parent: str) -> None:
+    """Put a training below the first trial that uses it, if it was done ahead of all of them, below `parent`."""
+    if run.client.get_run(training).data.tags.get(MLFLOW_PARENT_RUN_ID) == parent:
+        TrackedRun(run.client, training).tag(**{MLFLOW_PARENT_RUN_ID: run.run_id})
+
+
 def known_answer(plan: Plan) -> Answer | None:
     """What the same reproduction answered, if its page stands and the cohort has its maps."""
     answer = finished(STEP, plan.key)

@@ -16,8 +16,13 @@ def share(slot: int, parallel: int, devices: int) -> dict[str, str]:
         return {}
     if groups := device_groups(devices):
         return {"CUDA_VISIBLE_DEVICES": groups[slot % len(groups)]}
-    cores = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)) // (parallel * devices)
-    return {"OMP_NUM_THREADS": str(max(1, cores))}
+    threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or cores() // (parallel * devices)
+    return {"OMP_NUM_THREADS": str(max(1, threads))}
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def device_groups(devices: int) -> list[str]:

@@ -27,7 +27,7 @@ from tasks.training.launch import run_job
 from tasks.training.report import publish_training
 from tasks.workspace import current_workspace
 
-SIDE_BY_SIDE = ("repeat", "fold", "trial")  # tags that tell trainings of one flow apart
+SIDE_BY_SIDE = ("repeat", "fold", "trial", "arm", "seed")  # tags that tell trainings of one flow apart
 Cases = Mapping[Literal["train", "validation"], tuple[int, ...]]
 OnEpoch = Callable[[dict[str, Any]], None]
 
