@@ -121,7 +121,8 @@ class TestExperiment:
             found = mlflow.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'")
             return {run.info.run_id: run for run in found}
 
-        everything = {id_: run for id_, run in below(reproduced["run_id"]).items() if "arm" in run.data.tags}
+        found = below(reproduced["run_id"])
+        everything = {id_: run for id_, run in found.items() if run.data.tags["step"] == "reproduce-trial"}
         trials = {id_: run for id_, run in everything.items() if run.data.tags["arm"] in reproduced["arms"]}
         assert len(everything) == len(trials) + 2  # those of the choice
         assert {(run.data.tags["arm"], run.data.tags["seed"]) for run in trials.values()} == {
@@ -262,7 +263,7 @@ def test_killed_run_goes_on_with_the_rest_and_ends_with_the_same_figures(tmp_pat
 
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     killed = start(cut)
-    while len(list(cut.glob("runs/*/epochs.jsonl"))) < 2:  # the second seed's training has begun
+    while len(list(cut.glob("steps/reproduce-trial/*.json"))) < 2:  # the second seed's trials have begun
         assert killed.poll() is None, killed.communicate()[1]
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
