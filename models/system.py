@@ -4,7 +4,7 @@ Keys of a batch       image, label, mask, points, boxes, spacing, case, and weig
 Keys of a prediction  score, saliency, mask, boxes, points, image, embedding, transform
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from lightning import LightningModule
@@ -36,13 +36,16 @@ class System(Stage):
 
     `inputs` are the keys of a batch that it trains on: `label` (a number a case) where it has a target, `mask` where
     it learns from lesion masks. `localization` is how its maps are made unless a user says otherwise: by the refinement
-    loop, by a saliency method alone, or as its own `predict_step` answers them. The configuration travels in the
-    checkpoint, so that `registry.restore` needs nothing else.
+    loop, by a saliency method alone, or as its own `predict_step` answers them. `starts_from` names the system whose
+    model its training must be given, if there is one; `measures` says whether it has figures of its own a case. The
+    configuration travels in the checkpoint, so that `registry.restore` needs nothing else.
     """
 
     name: ClassVar[str] = ""  # set by the registry
     inputs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     localization: ClassVar[Localization] = "own"
+    starts_from: ClassVar[str | None] = None
+    measures: ClassVar[bool] = False
     config: Config
 
     def __init__(self, config: Config):
@@ -79,6 +82,26 @@ class System(Stage):
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Take weights of the public layout that the system's paper starts from; ModelError where it has none."""
         raise ModelError(f"{self.name} has no public layout of pre-trained weights; start from a model of its own")
+
+    def start_from(self, other: "System") -> None:
+        """Take what this system needs of a trained one of another kind; ModelError where it needs nothing of it."""
+        raise ModelError(f"{self.name} cannot start from a model of {other.name}; start from a model of its own")
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Figures of each case, of a system that `measures`: by name (B,), or (B, L) with a column a mask class.
+
+        `batch` has `image`, `label` and `masks` (B, L, *spatial) bool. NaN where a figure does not apply to a case.
+        `real_features` and `synthetic_features` (B, F) are no figures, but what two sets of images are compared by.
+        """
+        raise NotImplementedError(f"{type(self).__name__} measures nothing by itself")
+
+    def synthesize(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
+        """A new image after each stored one (B, C, *spatial), as float32 in stored intensities; random by its seed.
+
+        Raises:
+            ModelError: the system synthesises none.
+        """
+        raise ModelError(f"{self.name} synthesises no images; systems of the family synthesis do")
 
     def explain(self, image: Tensor) -> Explanation:
         """Score and attribution of stored images (B, C, *spatial); the plain gradient unless a system overrides it."""

@@ -85,12 +85,18 @@ def describe_model(folder: Path) -> dict[str, Any]:
 def load_initial(system: System, weights: Path) -> None:
     """Start `system` from a model folder's weights, or from a file of weights in its paper's public layout.
 
+    Of a model of another system it takes what it needs of that.
+
     Raises:
         ModelError: they do not fit, or are those of an ensemble.
     """
     if weights.is_dir():
-        if count := describe_model(weights).get(MEMBERS):
+        about = describe_model(weights)
+        if count := about.get(MEMBERS):
             raise ModelError(f"{weights} is an ensemble of {count} models; start from one of them")
+        if about["system"] != system.name:
+            system.start_from(load_model(weights, about))
+            return
         try:
             system.load_state_dict(load_file(weights / WEIGHTS))
         except RuntimeError as error:

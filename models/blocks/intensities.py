@@ -1,4 +1,4 @@
-"""What networks make of stored intensities: photographs scaled to 0 … 1, then channels standardised."""
+"""What networks make of stored intensities: photographs scaled to 0 … 1, then channels standardised; or to −1 … 1."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,23 @@ from torch import Tensor, nn
 from models.errors import ModelError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+RANGE = 2.0  # of intensities in −1 … 1
 
 
 def scaled(image: Tensor, precision: torch.dtype) -> Tensor:
     """A photograph in 0 … 1, in `precision`: uint8, uint16, or floats in 0 … 255, as augmentation leaves them."""
     white = 65535 if image.dtype == torch.uint16 else 255
     return image.to(precision) / white
+
+
+def symmetric(image: Tensor, like: nn.Module) -> Tensor:
+    """Stored intensities in −1 … 1, in the precision of a network."""
+    return RANGE * scaled(image, next(like.parameters()).dtype) - 1
+
+
+def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """−1 … 1 → float32 in the range of the images' `dtype`: `symmetric`, undone."""
+    return (image.float() + 1) * ((65535 if dtype == torch.uint16 else 255) / RANGE)
 
 
 def standardised(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from models.blocks.resnet import ResNet18, ResNetConfig
 from models.blocks.vgg import Depth, VGGConfig, VGGRegressor
@@ -75,3 +75,14 @@ def last_layer(network: ResNet18 | VGGRegressor) -> nn.Linear:
     layer = network.fc if isinstance(network, ResNet18) else network.classifier[-1]
     assert isinstance(layer, nn.Linear)
     return layer
+
+
+def penultimate(network: ResNet18 | VGGRegressor, image: Tensor) -> Tensor:
+    """What the last layer is given: (B, in_channels, *spatial) → (B, F)."""
+    kept: list[Tensor] = []
+    handle = last_layer(network).register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    try:
+        network(image)
+    finally:
+        handle.remove()
+    return kept[0]

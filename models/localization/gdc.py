@@ -34,7 +34,7 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from models.blocks.critic import Critic, CriticConfig
-from models.blocks.intensities import scaled
+from models.blocks.intensities import RANGE, as_stored, symmetric
 from models.blocks.resnet import ResNet18, ResNetConfig
 from models.blocks.unet import UNet, UNetConfig, refuse_uneven
 from models.config import Config
@@ -42,8 +42,6 @@ from models.errors import ModelError
 from models.losses.wasserstein import critic_loss, generator_loss, wasserstein_distance
 from models.registry import system
 from models.system import Batch, Prediction, Stage, System
-
-RANGE = 2.0  # of intensities in −1 … 1
 
 
 class GDCNetwork(Config):
@@ -150,19 +148,9 @@ def label_loss(logits: Tensor, is_abnormal: Tensor, weight: Tensor | None = None
     return each.mean() if weight is None else (weight.to(each.dtype) * each).mean()
 
 
-def symmetric(image: Tensor, like: nn.Module) -> Tensor:
-    """Stored intensities in −1 … 1, in the precision of a network."""
-    return RANGE * scaled(image, next(like.parameters()).dtype) - 1
-
-
 def difference_map(difference: Tensor) -> Tensor:
     """x − G(x) (B, C, *spatial) → (B, *spatial): the mean of its size over channels, 1 being the whole range."""
     return difference.abs().mean(dim=1) / RANGE
-
-
-def as_stored(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """−1 … 1 → float32 in the range of the images' `dtype`: `symmetric`, undone."""
-    return (image.float() + 1) * ((65535 if dtype == torch.uint16 else 255) / RANGE)
 
 
 class Autoencoder(Stage):

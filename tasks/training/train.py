@@ -49,13 +49,16 @@ def training_job(
 
     Raises:
         CohortError: the cohort has no such label, or no labelled case to train or to validate on.
-        ModelError: no such system or setting, the batch cannot be divided, or the initial weights do not fit.
+        ModelError: no such system or setting, the batch cannot be divided, or the initial weights do not fit or are
+            missing.
     """
     opened = Cohort.open(cohort)
     settings = merged({"network": network_of(opened)}, settings)
     built = build(system, settings)
     if initial:
         load_initial(built, initial)
+    elif built.starts_from:
+        raise ModelError(f"{system} starts from a trained model of {built.starts_from}: give one by --init MODEL")
     trainer_settings = validated(TrainerSettings, trainer, where="--set trainer")
     described = TrainingJob(
         cohort=str(opened.path),

@@ -1,0 +1,4 @@
+"""Synthesis: systems that make images which were never photographed.
+
+One file a system.
+"""

@@ -1,0 +1,455 @@
+"""patho-gan — Pathology-aware deep network visualization and its application in glaucoma image synthesis.
+
+Wang, Xu, Li, Wang and Guan (MICCAI 2019), section 4.2. A generator G makes a photograph x̂ = G(Y, z) of the eye's
+fundus from the vessels Y ∈ {0, 1} of a real one x and a noise code z, so that the evidence V which a classifier finds
+in it is that of the real one:
+
+    max_θ min_γ  E[ L_adv(θ, γ) + λ L_patho(θ) ]                                (5)
+    L_patho = |V(x) − V(x̂)|₁                                                    (6)
+
+V are the two maps of `models.saliency.pathology_aware`, of compact and of spread features. They hold derivatives of the
+classifier's score, through which L_patho is differentiated once more. All images of the adversarial stage are abnormal
+ones. G and D descend by
+
+    G   mean −log D(x̂) + λ L_patho        D   mean −log D(x) − log(1 − D(x̂))
+
+where the first is the non-saturating form of log(1 − D(x̂)) (Goodfellow et al. 2014, section 3), with twice as many
+updates of G as of D. Without λ it is the paper's baseline. What differs from the paper:
+
+L_patho  is relative to the evidence that is there, Σ_u |V(x) − V(x̂)|_u / Σ_u V(x)_u of each image and map, summed over
+         both maps and averaged over images: the scale of V is the classifier's. λ = 1000 belongs to the sum itself. A
+         map that is empty for x contributes 0.
+z        is one more channel beside Y, drawn from N(0, 0.01²) pixel by pixel; where the paper puts it is left open.
+Y        comes from a `vessel-unet`, the model that training starts from; it stays as it is, and so does the classifier,
+         which is trained in the first stage and explained in the second.
+
+in   image     (B, C, H, W) uint8 or uint16, or float32 in 0 … 255, as augmentation leaves it
+     label     (B,) a number; `abnormal_from` or more is abnormal
+out  image     (B, C, H, W) float32: x̂, in stored intensities
+     score     (B,) the classifier's log-odds of abnormal of x̂, halved
+     saliency  (B, H, W) float32 ≥ 0: the map of compact features of x̂
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from monai.networks.nets.basic_unet import BasicUNet
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from models.blocks.critic import Critic, CriticConfig
+from models.blocks.field_of_view import in_view
+from models.blocks.intensities import as_stored, symmetric
+from models.blocks.unet import CHANNELS, refuse_uneven
+from models.classification.classifier import Classifier, ClassifierConfig
+from models.classification.network import ClassifierNetwork, penultimate
+from models.config import Config, validated
+from models.errors import ModelError
+from models.optimisers import OptimiserConfig, optimiser, schedule
+from models.registry import system
+from models.saliency import Explanation, Target
+from models.saliency.pathology_aware import (
+    Active,
+    PathologyMaps,
+    Share,
+    Thresholds,
+    Weights,
+    pathology_maps,
+)
+from models.segmentation.vessel_unet import VesselUNet, VesselUNetConfig
+from models.system import Batch, Prediction, Stage, System
+
+LAST_CONVOLUTIONS = 2  # of the critic, after those that halve the sides
+
+
+class PathoGANNetwork(Config):
+    """G and D; widths multiply the channels of their published forms, `critic_strided` is how often D halves the sides.
+
+    `size` is the image's side in pixels, a multiple of 16.
+    """
+
+    size: PositiveInt = 512
+    in_channels: PositiveInt = 3
+    generator_width: PositiveFloat = 1.0
+    critic_width: PositiveFloat = 1.0
+    critic_strided: int = Field(default=4, ge=0, le=6)
+
+    @model_validator(mode="after")
+    def _networks_fit_the_size(self) -> Self:
+        refuse_uneven(self.size)
+        if self.size < (smallest := self.critic.smallest_size):
+            raise ValueError(
+                f"size {self.size} is too small for a critic of {self.critic_strided} halvings: {smallest}"
+            )
+        return self
+
+    @property
+    def critic(self) -> CriticConfig:
+        """D's."""
+        layers = self.critic_strided + LAST_CONVOLUTIONS
+        return CriticConfig(
+            in_channels=self.in_channels, width=self.critic_width, layers=layers, strided=self.critic_strided
+        )
+
+
+class Evidence(Config):
+    """How the classifier is explained, in the words of `pathology_aware`; names of layers begin with `network`."""
+
+    layers: tuple[str, ...] = ()
+    weights: Weights = "elementwise"
+    thresholds: Thresholds = "quantile"
+    active: Active = 0.1
+    low: Share = 0.1
+    high: Share = 0.9
+
+    @model_validator(mode="after")
+    def _groups_are_apart(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
+        return self
+
+
+class PathoGANOptimiser(OptimiserConfig):
+    """G's and D's: plain SGD with 2e-4. `critic_learning_rate` None: the same as G's."""
+
+    learning_rate: PositiveFloat = 2e-4
+    momentum: NonNegativeFloat = Field(default=0.0, lt=1.0)
+    weight_decay: NonNegativeFloat = 0.0
+    critic_learning_rate: PositiveFloat | None = None
+
+    @property
+    def critic(self) -> OptimiserConfig:
+        """D's."""
+        return self.model_copy(update={"learning_rate": self.critic_learning_rate or self.learning_rate})
+
+
+class PathoGANConfig(Config):
+    """`classifier` is what is explained, `vessels` the segmenter, which is that of the model that training starts from.
+
+    Both have the channels, and the classifier the size, that `network` says. `pathology_weight` is λ of equation (5)
+    for the relative L_patho, `generator_steps` how often G is updated for each update of D, `noise` the deviation of z.
+    """
+
+    network: PathoGANNetwork = PathoGANNetwork()
+    classifier: ClassifierConfig = ClassifierConfig()
+    vessels: VesselUNetConfig = VesselUNetConfig()
+    evidence: Evidence = Evidence()
+    pathology_weight: NonNegativeFloat = 1.0
+    generator_steps: PositiveInt = 2
+    noise: NonNegativeFloat = 0.01
+    optimiser: PathoGANOptimiser = PathoGANOptimiser()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.classifier.intensities != "photograph":
+            raise ValueError("patho-gan synthesises photographs: leave classifier.intensities as it is")
+        try:
+            self.explained  # noqa: B018 its networks can be built
+        except ModelError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def abnormal_from(self) -> float:
+        """The label from which on an image is abnormal, and takes part in the adversarial stage."""
+        return self.classifier.abnormal_from
+
+    @property
+    def decides_from(self) -> float:
+        """The label from which on a score above 0 is right."""
+        return self.abnormal_from
+
+    @property
+    def explained(self) -> ClassifierConfig:
+        """The classifier's, for these images."""
+        given = self.classifier.network.model_dump()
+        given |= {"size": self.network.size, "in_channels": self.network.in_channels}
+        network = validated(ClassifierNetwork, given, where="classifier")
+        return self.classifier.model_copy(update={"network": network})
+
+    @property
+    def segmenter(self) -> VesselUNetConfig:
+        """The vessel network's, for these images."""
+        network = self.vessels.network.model_copy(update={"in_channels": self.network.in_channels})
+        return self.vessels.model_copy(update={"network": network})
+
+
+class Generator(nn.Module):
+    """G: a U-Net of five levels with instance normalisation, (B, 2, H, W), Y and z → (B, channels, H, W), −1 … 1."""
+
+    def __init__(self, config: PathoGANNetwork):
+        super().__init__()
+        self.levels = BasicUNet(
+            spatial_dims=2,
+            in_channels=2,
+            out_channels=config.in_channels,
+            features=[max(1, round(channels * config.generator_width)) for channels in CHANNELS],
+            norm=("instance", {"affine": True}),
+        )
+
+    def forward(self, vessels: Tensor, noise: Tensor) -> Tensor:
+        """Y and z, (B, 1, H, W) each."""
+        return self.levels(torch.cat([vessels, noise], dim=1)).tanh()  # type: ignore[no-any-return]
+
+
+def pathology_loss(synthesised: PathologyMaps, real: PathologyMaps) -> Tensor:
+    """L_patho of each image (B,), relative to the real one's evidence: that of both maps added up."""
+    return deviation(synthesised.low, real.low) + deviation(synthesised.high, real.high)
+
+
+def deviation(found: Tensor, wanted: Tensor) -> Tensor:
+    """Σ_u |V(x) − V(x̂)| / Σ_u V(x) of maps (B, 1, H, W) ≥ 0: (B,); 0 where V(x) is empty."""
+    evidence = wanted.flatten(1).sum(dim=1)
+    apart = (found - wanted).abs().flatten(1).sum(dim=1)
+    return torch.where(evidence > 0, apart / torch.where(evidence > 0, evidence, 1), 0)
+
+
+def critic_loss(real: Tensor, synthesised: Tensor) -> Tensor:
+    """mean −log D(x) − log(1 − D(x̂)), of D's logits (B, 1) each."""
+    return F.softplus(-real).mean() + F.softplus(synthesised).mean()
+
+
+def adversarial_loss(synthesised: Tensor) -> Tensor:
+    """mean −log D(x̂), of D's logits (B, 1)."""
+    return F.softplus(-synthesised).mean()
+
+
+def energy(maps: Tensor, masks: Tensor) -> Tensor:
+    """The share of each map (B, 1, H, W) ≥ 0 in each mask (B, L, H, W): (B, L).
+
+    0 for an empty map, NaN for a mask without a pixel.
+    """
+    total, within = maps.flatten(2).sum(dim=2), (maps * masks).flatten(2).sum(dim=2)
+    share = within / torch.where(total > 0, total, 1)
+    return torch.where(masks.flatten(2).any(dim=2), share, torch.nan)
+
+
+@system(
+    "patho-gan",
+    family="synthesis",
+    paper="Wang et al., Pathology-aware deep network visualization and its application in glaucoma image synthesis, "
+    "MICCAI 2019",
+)
+class PathoGAN(System):
+    """The vessel segmenter, the classifier, G and D; the system itself is the last stage, that of equation (5)."""
+
+    monitor: ClassVar[str | None] = None
+    starts_from: ClassVar[str | None] = VesselUNet.name
+    measures: ClassVar[bool] = True
+    config: PathoGANConfig
+
+    def __init__(self, config: PathoGANConfig):
+        super().__init__(config)
+        self.automatic_optimization = False
+        self.vessels = frozen(VesselUNet(config.segmenter))
+        self.classifier = Classifier(config.explained)
+        self.generator = Generator(config.network)
+        self.critic = Critic(config.network.critic)
+
+    def stages(self) -> dict[str, Stage]:
+        """The classifier alone, then G against D."""
+        return {"classifier": self.classifier, "adversarial": self}
+
+    def start_from(self, other: System) -> None:
+        """Take the vessel network of a trained `vessel-unet`, whatever its width.
+
+        Raises:
+            ModelError: another system, or one for images of other channels.
+        """
+        if not isinstance(other, VesselUNet):
+            return super().start_from(other)
+        theirs, ours = other.config.network.in_channels, self.config.network.in_channels
+        if theirs != ours:
+            raise ModelError(f"the vessel-unet takes images of {theirs} channels, these have {ours}")
+        self.config = self.config.model_copy(update={"vessels": other.config})
+        self.save_hyperparameters({"config": self.config.model_dump(mode="json")}, logger=False)
+        self.vessels = frozen(other)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode but for the vessel network, whose statistics stay."""
+        super().train(mode)
+        self.vessels.eval()
+        return self
+
+    @property
+    def target(self) -> Target:
+        """The classifier's abnormal logit."""
+        return self.classifier.target
+
+    def to_input(self, image: Tensor) -> Tensor:
+        """What the classifier takes of stored intensities (B, C, H, W); errors as there."""
+        return self.classifier.to_input(image)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`to_input`'s tensor → the classifier's logits (B, 2)."""
+        return self.classifier(image)  # type: ignore[no-any-return]
+
+    def explain(self, image: Tensor) -> Explanation:
+        """The classifier's score and attribution of stored images."""
+        return self.classifier.explain(image)
+
+    @torch.no_grad()
+    def vessel_map(self, image: Tensor) -> Tensor:
+        """Y of stored images: (B, 1, H, W), 0 or 1 in G's precision."""
+        probability = self.vessels(self.vessels.to_input(image)).sigmoid()
+        found = (probability >= self.vessels.config.threshold) & in_view(image, self.vessels.config.dark)
+        return found.to(next(self.generator.parameters()).dtype)
+
+    def evidence(self, image: Tensor, differentiable: bool = False) -> PathologyMaps:
+        """V of images in stored intensities."""
+        settings = self.config.evidence.model_dump()
+        inputs = self.classifier.to_input(image)
+        return pathology_maps(self.classifier, inputs, self.target, **settings, differentiable=differentiable)
+
+    def synthesize(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
+        """x̂ from the vessels of stored images, with noise of one seed each."""
+        return as_stored(self._made(image, seeds), image.dtype)
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
+        """x̂ of a batch, its score, and its map of compact features; the noise is that of the case's number."""
+        made = self._made(batch["image"], numbers(batch))
+        found = self.evidence(photograph(made))
+        image = as_stored(made, batch["image"].dtype)
+        return {"score": found.score, "saliency": found.low[:, 0].float(), "image": image}
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Figures of the abnormal cases, NaN for others.
+
+        `pathology_loss`, L_patho; `score` of x̂, and by how much that is above that of x, `score_gain`; the share of
+        each map within each mask, `low_energy` and `high_energy` of x̂, `real_low_energy` and `real_high_energy` of x.
+        """
+        image, masks, takes_part = batch["image"], batch["masks"], self.is_abnormal(batch)
+        made = photograph(self._made(image, numbers(batch)))
+        real, found = self.evidence(image), self.evidence(made)
+        figures = {
+            "pathology_loss": pathology_loss(found, real),
+            "score": found.score,
+            "score_gain": found.score - real.score,
+            "low_energy": energy(found.low, masks),
+            "high_energy": energy(found.high, masks),
+            "real_low_energy": energy(real.low, masks),
+            "real_high_energy": energy(real.high, masks),
+            "real_features": penultimate(self.classifier.network, self.to_input(image)),
+            "synthetic_features": penultimate(self.classifier.network, self.to_input(made)),
+        }
+        return {name: values.masked_fill(~along(takes_part, values), torch.nan) for name, values in figures.items()}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Equation (5) on the abnormal images: G descends a few times, D once.
+
+        Without any there is nothing to do, but in one of several processes: the others wait for its gradients.
+        """
+        abnormal = self.is_abnormal(batch)
+        weight = float(abnormal.any())
+        if weight or self.trainer.world_size > 1:
+            self._play(batch["image"][abnormal] if weight else batch["image"], weight)
+        for one in self.lr_schedulers() or []:  # type: ignore[union-attr]
+            one.step()  # type: ignore[call-arg]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """L_patho of the abnormal images, and the share of them and of what G makes that D tells right."""
+        image = batch["image"][self.is_abnormal(batch)]
+        if not len(image):
+            self._log("val/critic_accuracy", 0.0, 0)
+            self._log("val/pathology_loss", 0.0, 0)
+            return
+        made = self.generator(*self._given(image))
+        right = (self.critic(symmetric(image, self.critic)) > 0).float() + (self.critic(made) < 0).float()
+        self._log("val/critic_accuracy", right.mean() / 2, len(image))
+        loss = pathology_loss(self.evidence(photograph(made)), self.evidence(image))
+        self._log("val/pathology_loss", loss.mean(), len(image))
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """One for G, one for D, and their schedules over the stage's batches."""
+        config = self.config.optimiser
+        chosen = [optimiser(self.generator, config), optimiser(self.critic, config.critic)]
+        if config.schedule == "constant":
+            return chosen, []
+        batches = int(self.trainer.estimated_stepping_batches)
+        return chosen, [schedule(one, each, batches) for one, each in zip(chosen, (config, config.critic), strict=True)]
+
+    def is_abnormal(self, batch: Batch) -> Tensor:
+        """(B,) bool, by the label."""
+        return batch["label"] >= self.config.abnormal_from
+
+    def noise_of(self, vessels: Tensor, seeds: Sequence[int]) -> Tensor:
+        """z (B, 1, H, W) like Y, each by its seed; the same on any device."""
+        shape = vessels.shape[1:]
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return self.config.noise * torch.stack(drawn).to(vessels)
+
+    def _play(self, image: Tensor, weight: float) -> None:
+        """One round on abnormal images, its losses times `weight`."""
+        for_generator, for_critic = self.optimizers()  # type: ignore[misc, attr-defined]
+        real = self.evidence(image) if self.config.pathology_weight else None
+        for _ in range(self.config.generator_steps):
+            self._generator_step(for_generator, image, real, weight)
+        self._critic_step(for_critic, image, weight)
+
+    def _generator_step(
+        self, descent: LightningOptimizer, image: Tensor, real: PathologyMaps | None, weight: float
+    ) -> None:
+        """G by equation (5); `real` are the maps V(x), None where λ is 0."""
+        self.toggle_optimizer(descent)
+        made = self.generator(*self._given(image))
+        loss = adversarial_loss(self.critic(made))
+        self._log("train/adversarial", loss.detach(), len(image))
+        if real is not None:
+            apart = pathology_loss(self.evidence(photograph(made), differentiable=True), real).mean()
+            self._log("train/pathology_loss", apart.detach(), len(image))
+            loss = loss + self.config.pathology_weight * apart
+        self._descend(descent, weight * loss)
+        self.untoggle_optimizer(descent)
+
+    def _critic_step(self, descent: LightningOptimizer, image: Tensor, weight: float) -> None:
+        """D by equation (5)."""
+        with torch.no_grad():
+            made = self.generator(*self._given(image))
+        loss = critic_loss(self.critic(symmetric(image, self.critic)), self.critic(made))
+        self._log("train/critic", loss.detach(), len(image))
+        self._descend(descent, weight * loss)
+
+    @torch.no_grad()
+    def _made(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
+        """x̂ in −1 … 1 of stored images."""
+        vessels = self.vessel_map(image)
+        return self.generator(vessels, self.noise_of(vessels, seeds))  # type: ignore[no-any-return]
+
+    def _given(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What G is given: Y of stored images, and fresh noise."""
+        vessels = self.vessel_map(image)
+        return vessels, self.config.noise * torch.randn_like(vessels)
+
+    def _descend(self, descent: LightningOptimizer, loss: Tensor) -> None:
+        descent.zero_grad()
+        self.manual_backward(loss)
+        descent.step()
+
+    def _log(self, name: str, value: Any, cases: int) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, sync_dist=name.startswith("val/"), batch_size=cases)
+
+
+def photograph(made: Tensor) -> Tensor:
+    """What G makes, −1 … 1, in 0 … 255."""
+    return as_stored(made, torch.uint8)
+
+
+def numbers(batch: Batch) -> list[int]:
+    """The number of each case, 0 where they have none."""
+    return batch["case"].tolist() if "case" in batch else [0] * len(batch["image"])
+
+
+def frozen(network: VesselUNet) -> VesselUNet:
+    """The same network, never to be trained again."""
+    return network.requires_grad_(False).eval()
+
+
+def along(cases: Tensor, values: Tensor) -> Tensor:
+    """(B,) with as many axes as `values` (B, …) has."""
+    return cases.reshape(-1, *[1] * (values.dim() - 1))
