@@ -10,6 +10,7 @@ from flows.console import (
     WRONG_USE,
     CohortPath,
     Json,
+    Seed,
     Split,
     console,
     fail,
@@ -163,6 +164,27 @@ def ingest(
     save_json(json_file, answer)
     if answer["broken"]:
         fail(f"{answer['broken']} file(s) set aside; `lesionflow info {cohort}` lists them", FAILED)
+
+
+@app.command()
+def synthesize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, MLflow run id, NAME or NAME@alias.")],
+    cohort: CohortPath,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The folder of the cohort to make.")],
+    splits: Annotated[str | None, typer.Option(help="Splits of the references, by comma; default: all.")] = None,
+    per_case: Annotated[int, typer.Option(min=1, help="Images after each reference, with noise of their own.")] = 1,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Make a cohort of synthesised images, each with the labels and the split of the case that it was made after.
+
+    Example: `lesionflow synthesize patho-gan cohort synthetic --splits train --per-case 2`
+    """
+    from flows.synthesize import synthesize as flow
+
+    answer = flow(model, cohort, out, listed(splits), per_case, seed)
+    show(answer, ("cohort", "references", "left_out", "cases", "added", "quarantined", "snapshot", "report"))
+    save_json(json_file, answer)
 
 
 @app.command()

@@ -165,6 +165,11 @@ class PathoGANConfig(Config):
         return self.abnormal_from
 
     @property
+    def synthesizes_from(self) -> float:
+        """The label from which on G has learnt to make images."""
+        return self.abnormal_from
+
+    @property
     def explained(self) -> ClassifierConfig:
         """The classifier's, for these images."""
         given = self.classifier.network.model_dump()

@@ -15,7 +15,13 @@ from tasks.model_files import load_model, save_model
 SIZE = 64
 SEEN = {"size": SIZE, "in_channels": 3}  # what a network is told of its cohort
 VGG = {"backbone": "vgg19", "width": 0.1, "normalisation": "batch"}
+RESNET = {"width": 0.1, "stem_stride": 2}
 SMALL: dict[str, dict[str, Any]] = {  # a system's name, and which of its forms
+    "patho-gan": {
+        "network": {"generator_width": 0.1, "critic_width": 0.1},
+        "classifier": {"network": RESNET},
+        "vessels": {"network": {"width": 0.1}},
+    },
     "iterative-refinement": {"network": {"stem_stride": 1, "width": 0.1, "normalisation": "batch", "head": [8]}},
     "classifier resnet18": {"network": {"width": 0.1}},
     "classifier vgg19": {"network": {**VGG, "head": [8]}},
@@ -88,9 +94,10 @@ def test_every_system_of_the_project_is_tried_here():
     assert own == {form.split()[0] for form in SMALL}
 
 
-def test_every_stage_moves_weights_and_every_layer_is_moved(fitted: Fitted):
+def test_every_stage_moves_weights_and_every_layer_that_learns_is_moved(fitted: Fitted):
     assert all(fitted.moved.values())
-    layers = {key for key, weight in fitted.system.named_parameters() if weight.dim() > 1}
+    learning = {key: weight for key, weight in fitted.system.named_parameters() if weight.requires_grad}
+    layers = {key for key, weight in learning.items() if weight.dim() > 1}
     assert layers <= set().union(*fitted.moved.values())
 
 
