@@ -109,9 +109,7 @@ class SynthesizedImages:
 
 
 @task(name="synthesize-cohort", task_run_name="{out}")
-def synthesize_cohort(
-    model: str, cohort: str, out: str, splits: list[str], per_case: int, seed: int
-) -> dict[str, Any]:
+def synthesize_cohort(model: str, cohort: str, out: str, splits: list[str], per_case: int, seed: int) -> dict[str, Any]:
     """Bring `out` up to date with the images that the model makes after those of `cohort`; what is there is kept.
 
     Raises:

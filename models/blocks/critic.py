@@ -29,7 +29,8 @@ LEAK = 0.2
 class CriticConfig(Config):
     """`layers` convolutions; the first `strided` of them halve the sides, and all but the last double the channels.
 
-    `width` multiplies the channels of every layer; they stop doubling at eight times the first's.
+    `width` multiplies the channels of every layer; they stop doubling at eight times the first's. A critic that
+    `sees_brightness` has no normalisation in the first layer either: colour and contrast are part of what it judges.
     """
 
     in_channels: PositiveInt = 3
@@ -37,6 +38,7 @@ class CriticConfig(Config):
     width: PositiveFloat = 1.0
     layers: int = Field(default=7, ge=2)
     strided: int = Field(default=4, ge=0)
+    sees_brightness: bool = False
 
     @model_validator(mode="after")
     def _the_last_layer_keeps_the_sides(self) -> Self:
@@ -93,7 +95,7 @@ def _layers(config: CriticConfig) -> Iterator[nn.Module]:
         channels = max(1, round(CHANNELS * config.width * min(2**layer, WIDEST)))
         kernel, stride = (4, 2) if layer < config.strided else (3, 1)
         yield convolution(before, channels, kernel_size=kernel, stride=stride, padding=1, padding_mode="reflect")
-        if layer == 0:
+        if layer == 0 and not config.sees_brightness:
             yield normalisation(channels, affine=True)
         yield nn.LeakyReLU(LEAK, inplace=True)
         before = channels

@@ -90,11 +90,13 @@ class PathoGANNetwork(Config):
 
     @property
     def critic(self) -> CriticConfig:
-        """D's."""
-        layers = self.critic_strided + LAST_CONVOLUTIONS
-        return CriticConfig(
-            in_channels=self.in_channels, width=self.critic_width, layers=layers, strided=self.critic_strided
-        )
+        """D's, which judges colours, too."""
+        own: dict[str, Any] = {
+            "width": self.critic_width,
+            "layers": self.critic_strided + LAST_CONVOLUTIONS,
+            "sees_brightness": True,
+        }
+        return CriticConfig(in_channels=self.in_channels, strided=self.critic_strided, **own)
 
 
 class Evidence(Config):
@@ -364,7 +366,7 @@ class PathoGAN(System):
             self._log("val/critic_accuracy", 0.0, 0)
             self._log("val/pathology_loss", 0.0, 0)
             return
-        made = self.generator(*self._given(image))
+        made = self.generator(*self._with_noise(self.vessel_map(image)))
         right = (self.critic(symmetric(image, self.critic)) > 0).float() + (self.critic(made) < 0).float()
         self._log("val/critic_accuracy", right.mean() / 2, len(image))
         loss = pathology_loss(self.evidence(photograph(made)), self.evidence(image))
@@ -392,30 +394,30 @@ class PathoGAN(System):
     def _play(self, image: Tensor, weight: float) -> None:
         """One round on abnormal images, its losses times `weight`."""
         for_generator, for_critic = self.optimizers()  # type: ignore[misc, attr-defined]
-        real = self.evidence(image) if self.config.pathology_weight else None
+        vessels, real = self.vessel_map(image), self.evidence(image) if self.config.pathology_weight else None
         for _ in range(self.config.generator_steps):
-            self._generator_step(for_generator, image, real, weight)
-        self._critic_step(for_critic, image, weight)
+            self._generator_step(for_generator, vessels, real, weight)
+        self._critic_step(for_critic, image, vessels, weight)
 
     def _generator_step(
-        self, descent: LightningOptimizer, image: Tensor, real: PathologyMaps | None, weight: float
+        self, descent: LightningOptimizer, vessels: Tensor, real: PathologyMaps | None, weight: float
     ) -> None:
         """G by equation (5); `real` are the maps V(x), None where λ is 0."""
         self.toggle_optimizer(descent)
-        made = self.generator(*self._given(image))
+        made = self.generator(*self._with_noise(vessels))
         loss = adversarial_loss(self.critic(made))
-        self._log("train/adversarial", loss.detach(), len(image))
+        self._log("train/adversarial", loss.detach(), len(vessels))
         if real is not None:
             apart = pathology_loss(self.evidence(photograph(made), differentiable=True), real).mean()
-            self._log("train/pathology_loss", apart.detach(), len(image))
+            self._log("train/pathology_loss", apart.detach(), len(vessels))
             loss = loss + self.config.pathology_weight * apart
         self._descend(descent, weight * loss)
         self.untoggle_optimizer(descent)
 
-    def _critic_step(self, descent: LightningOptimizer, image: Tensor, weight: float) -> None:
+    def _critic_step(self, descent: LightningOptimizer, image: Tensor, vessels: Tensor, weight: float) -> None:
         """D by equation (5)."""
         with torch.no_grad():
-            made = self.generator(*self._given(image))
+            made = self.generator(*self._with_noise(vessels))
         loss = critic_loss(self.critic(symmetric(image, self.critic)), self.critic(made))
         self._log("train/critic", loss.detach(), len(image))
         self._descend(descent, weight * loss)
@@ -426,9 +428,8 @@ class PathoGAN(System):
         vessels = self.vessel_map(image)
         return self.generator(vessels, self.noise_of(vessels, seeds))  # type: ignore[no-any-return]
 
-    def _given(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What G is given: Y of stored images, and fresh noise."""
-        vessels = self.vessel_map(image)
+    def _with_noise(self, vessels: Tensor) -> tuple[Tensor, Tensor]:
+        """What G is given: Y, and fresh noise."""
         return vessels, self.config.noise * torch.randn_like(vessels)
 
     def _descend(self, descent: LightningOptimizer, loss: Tensor) -> None:

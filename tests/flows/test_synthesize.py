@@ -77,7 +77,9 @@ def test_it_is_written_down_what_made_each_image(synthetic, glaucoma: Path, mode
     assert case["reference"] in set(Cohort.open(glaucoma).table["case_id"])
 
 
-def test_again_nothing_is_made_and_another_seed_adds(command: Command, synthetic, glaucoma: Path, model: Path, tmp_path):
+def test_again_nothing_is_made_and_another_seed_adds(
+    command: Command, synthetic, glaucoma: Path, model: Path, tmp_path
+):
     made, answer = synthetic[0], tmp_path / "answer.json"
     common = ["synthesize", model, glaucoma, made.path, "--json", answer]
     assert command(*common, "--per-case", "2").status == 0
