@@ -88,7 +88,8 @@ def means(
     measured: Measured, lesions: Sequence[str], patients: Sequence[str], resamples: int, seed: int
 ) -> dict[str, Any]:
     """The mean of each figure over the cases that it applies to, with its interval."""
-    resampled, draws = patient_resamples(patients, resamples, seed), {}
+    resampled = patient_resamples(patients, resamples, seed)
+    draws: dict[str, np.ndarray] = {}
     for name, values in measured.items():
         if name in (REAL, SYNTHETIC):
             continue
@@ -112,7 +113,7 @@ def of_both_sets(measured: Measured) -> dict[str, float]:
 
 def milliseconds(system: System, cohort: Cohort, cases: Sequence[int]) -> float:
     """The median time of one image after another; the first is not counted."""
-    device, seconds = next(system.parameters()).device, []
+    device, seconds = next(system.parameters()).device, list[float]()
     for case in [cases[0], *cases]:
         image = torch.from_numpy(cohort.image(case)[None]).to(device)
         started = time.perf_counter()

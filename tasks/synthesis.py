@@ -123,7 +123,10 @@ def synthesize_cohort(model: str, cohort: str, out: str, splits: list[str], per_
     cases = references(opened, system, about["target"], splits)
     source = SynthesizedImages(system, about["version"], opened, cases, per_case, seed)
     settings = {"model": about["version"], "per_case": per_case, "seed": seed, "splits": splits}
-    origin = {"address": source.address, "options": {**settings, "cohort": cohort, "snapshot": opened.snapshot}}
+    origin = {
+        "address": source.address,
+        "options": {**settings, "cohort": shared_path(cohort), "snapshot": opened.snapshot},
+    }
     intake = begin(source, out, opened.fractions if not Cohort.exists(out) else None, origin, SHARD, str(opened.dtype))
     counts = {"cohort": out, "references": len(cases), "left_out": left_out(opened, splits, cases)}
     if not brings_news(intake):

@@ -36,154 +36,25 @@ from typing import Any, ClassVar, Self
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from monai.networks.nets.basic_unet import BasicUNet
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from models.blocks.critic import Critic, CriticConfig
+from models.blocks.critic import Critic
 from models.blocks.field_of_view import in_view
 from models.blocks.intensities import as_stored, symmetric
-from models.blocks.unet import CHANNELS, refuse_uneven
-from models.classification.classifier import Classifier, ClassifierConfig
-from models.classification.network import ClassifierNetwork, penultimate
-from models.config import Config, validated
+from models.blocks.unet import CHANNELS
+from models.classification.classifier import Classifier
+from models.classification.network import penultimate
 from models.errors import ModelError
-from models.optimisers import OptimiserConfig, optimiser, schedule
+from models.optimisers import optimiser, schedule
 from models.registry import system
 from models.saliency import Explanation, Target
-from models.saliency.pathology_aware import (
-    Active,
-    PathologyMaps,
-    Share,
-    Thresholds,
-    Weights,
-    pathology_maps,
-)
-from models.segmentation.vessel_unet import VesselUNet, VesselUNetConfig
+from models.saliency.pathology_aware import PathologyMaps, pathology_maps
+from models.segmentation.vessel_unet import VesselUNet
+from models.synthesis.settings import PathoGANConfig, PathoGANNetwork
 from models.system import Batch, Prediction, Stage, System
-
-LAST_CONVOLUTIONS = 2  # of the critic, after those that halve the sides
-
-
-class PathoGANNetwork(Config):
-    """G and D; widths multiply the channels of their published forms, `critic_strided` is how often D halves the sides.
-
-    `size` is the image's side in pixels, a multiple of 16.
-    """
-
-    size: PositiveInt = 512
-    in_channels: PositiveInt = 3
-    generator_width: PositiveFloat = 1.0
-    critic_width: PositiveFloat = 1.0
-    critic_strided: int = Field(default=4, ge=0, le=6)
-
-    @model_validator(mode="after")
-    def _networks_fit_the_size(self) -> Self:
-        refuse_uneven(self.size)
-        if self.size < (smallest := self.critic.smallest_size):
-            raise ValueError(
-                f"size {self.size} is too small for a critic of {self.critic_strided} halvings: {smallest}"
-            )
-        return self
-
-    @property
-    def critic(self) -> CriticConfig:
-        """D's, which judges colours, too."""
-        own: dict[str, Any] = {
-            "width": self.critic_width,
-            "layers": self.critic_strided + LAST_CONVOLUTIONS,
-            "sees_brightness": True,
-        }
-        return CriticConfig(in_channels=self.in_channels, strided=self.critic_strided, **own)
-
-
-class Evidence(Config):
-    """How the classifier is explained, in the words of `pathology_aware`; names of layers begin with `network`."""
-
-    layers: tuple[str, ...] = ()
-    weights: Weights = "elementwise"
-    thresholds: Thresholds = "quantile"
-    active: Active = 0.1
-    low: Share = 0.1
-    high: Share = 0.9
-
-    @model_validator(mode="after")
-    def _groups_are_apart(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
-        return self
-
-
-class PathoGANOptimiser(OptimiserConfig):
-    """G's and D's: plain SGD with 2e-4. `critic_learning_rate` None: the same as G's."""
-
-    learning_rate: PositiveFloat = 2e-4
-    momentum: NonNegativeFloat = Field(default=0.0, lt=1.0)
-    weight_decay: NonNegativeFloat = 0.0
-    critic_learning_rate: PositiveFloat | None = None
-
-    @property
-    def critic(self) -> OptimiserConfig:
-        """D's."""
-        return self.model_copy(update={"learning_rate": self.critic_learning_rate or self.learning_rate})
-
-
-class PathoGANConfig(Config):
-    """`classifier` is what is explained, `vessels` the segmenter, which is that of the model that training starts from.
-
-    Both have the channels, and the classifier the size, that `network` says. `pathology_weight` is λ of equation (5)
-    for the relative L_patho, `generator_steps` how often G is updated for each update of D, `noise` the deviation of z.
-    """
-
-    network: PathoGANNetwork = PathoGANNetwork()
-    classifier: ClassifierConfig = ClassifierConfig()
-    vessels: VesselUNetConfig = VesselUNetConfig()
-    evidence: Evidence = Evidence()
-    pathology_weight: NonNegativeFloat = 1.0
-    generator_steps: PositiveInt = 2
-    noise: NonNegativeFloat = 0.01
-    optimiser: PathoGANOptimiser = PathoGANOptimiser()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.classifier.intensities != "photograph":
-            raise ValueError("patho-gan synthesises photographs: leave classifier.intensities as it is")
-        try:
-            self.explained  # noqa: B018 its networks can be built
-        except ModelError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-    @property
-    def abnormal_from(self) -> float:
-        """The label from which on an image is abnormal, and takes part in the adversarial stage."""
-        return self.classifier.abnormal_from
-
-    @property
-    def decides_from(self) -> float:
-        """The label from which on a score above 0 is right."""
-        return self.abnormal_from
-
-    @property
-    def synthesizes_from(self) -> float:
-        """The label from which on G has learnt to make images."""
-        return self.abnormal_from
-
-    @property
-    def explained(self) -> ClassifierConfig:
-        """The classifier's, for these images."""
-        given = self.classifier.network.model_dump()
-        given |= {"size": self.network.size, "in_channels": self.network.in_channels}
-        network = validated(ClassifierNetwork, given, where="classifier")
-        return self.classifier.model_copy(update={"network": network})
-
-    @property
-    def segmenter(self) -> VesselUNetConfig:
-        """The vessel network's, for these images."""
-        network = self.vessels.network.model_copy(update={"in_channels": self.network.in_channels})
-        return self.vessels.model_copy(update={"network": network})
 
 
 class Generator(nn.Module):
@@ -269,7 +140,8 @@ class PathoGAN(System):
             ModelError: another system, or one for images of other channels.
         """
         if not isinstance(other, VesselUNet):
-            return super().start_from(other)
+            super().start_from(other)
+            return
         theirs, ours = other.config.network.in_channels, self.config.network.in_channels
         if theirs != ours:
             raise ModelError(f"the vessel-unet takes images of {theirs} channels, these have {ours}")
@@ -356,8 +228,9 @@ class PathoGAN(System):
         weight = float(abnormal.any())
         if weight or self.trainer.world_size > 1:
             self._play(batch["image"][abnormal] if weight else batch["image"], weight)
-        for one in self.lr_schedulers() or []:  # type: ignore[union-attr]
-            one.step()  # type: ignore[call-arg]
+        schedules: Any = self.lr_schedulers() or []
+        for one in schedules:
+            one.step()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """L_patho of the abnormal images, and the share of them and of what G makes that D tells right."""
@@ -393,7 +266,8 @@ class PathoGAN(System):
 
     def _play(self, image: Tensor, weight: float) -> None:
         """One round on abnormal images, its losses times `weight`."""
-        for_generator, for_critic = self.optimizers()  # type: ignore[misc, attr-defined]
+        descents: Any = self.optimizers()
+        for_generator, for_critic = descents
         vessels, real = self.vessel_map(image), self.evidence(image) if self.config.pathology_weight else None
         for _ in range(self.config.generator_steps):
             self._generator_step(for_generator, vessels, real, weight)

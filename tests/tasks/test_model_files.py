@@ -49,6 +49,18 @@ def test_training_can_start_from_a_model_folder(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_training_takes_what_it_needs_of_a_model_of_another_system(tmp_path):
+    other = build("classifier", {"network": {"width": 0.05}})
+    save_model(tmp_path, "classifier", other.config.model_dump(mode="json"), other.state_dict())
+    system, taken = tiny(0), []
+    system.start_from = taken.append
+    load_initial(system, tmp_path)
+    [model] = taken
+    assert torch.equal(model.network.fc.weight, other.network.fc.weight)
+    with pytest.raises(ModelError, match="iterative-refinement cannot start from a model of classifier"):
+        load_initial(tiny(0), tmp_path)
+
+
 def test_training_can_start_from_a_file_in_torchvisions_layout_but_for_its_last_layer(tmp_path):
     public, system = tiny(0).network.state_dict(), tiny(1)
     last_before = system.network.classifier[-1].weight.clone()

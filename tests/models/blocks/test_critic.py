@@ -27,6 +27,12 @@ def test_it_looks_past_brightness_and_contrast():
     assert not torch.allclose(critic(image), critic(image.square()), atol=1e-3)
 
 
+def test_it_sees_brightness_where_it_is_to():
+    torch.manual_seed(0)
+    critic, image = Critic(CriticConfig(width=0.1, sees_brightness=True)), torch.rand(2, 3, 32, 32)
+    assert not torch.allclose(critic(image), critic(0.3 * image + 0.5), atol=1e-3)
+
+
 def test_an_image_s_number_does_not_depend_on_the_batch():
     torch.manual_seed(0)
     critic, image = Critic(CriticConfig(width=0.1)), torch.rand(3, 3, 32, 32)
