@@ -148,7 +148,8 @@ def synthesizer(folder: Path, about: dict[str, Any]) -> System:
     system = load_model(folder, about)
     if type(system).synthesize is System.synthesize:
         raise ModelError(f"{about['system']} synthesises no images; systems of the family synthesis do")
-    return system.to(best_device())
+    system.to(best_device())
+    return system
 
 
 def references(cohort: Cohort, system: System, target: str, splits: Sequence[str]) -> list[int]:

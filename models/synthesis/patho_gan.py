@@ -175,8 +175,8 @@ class PathoGAN(System):
     @torch.no_grad()
     def vessel_map(self, image: Tensor) -> Tensor:
         """Y of stored images: (B, 1, H, W), 0 or 1 in G's precision."""
-        probability = self.vessels(self.vessels.to_input(image)).sigmoid()
-        found = (probability >= self.vessels.config.threshold) & in_view(image, self.vessels.config.dark)
+        probability: Tensor = self.vessels(self.vessels.to_input(image)).sigmoid()
+        found: Tensor = (probability >= self.vessels.config.threshold) & in_view(image, self.vessels.config.dark)
         return found.to(next(self.generator.parameters()).dtype)
 
     def evidence(self, image: Tensor, differentiable: bool = False) -> PathologyMaps:
@@ -327,7 +327,8 @@ def numbers(batch: Batch) -> list[int]:
 
 def frozen(network: VesselUNet) -> VesselUNet:
     """The same network, never to be trained again."""
-    return network.requires_grad_(False).eval()
+    network.requires_grad_(False).eval()
+    return network
 
 
 def along(cases: Tensor, values: Tensor) -> Tensor:
