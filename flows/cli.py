@@ -40,7 +40,7 @@ app = typer.Typer(
 Method = Literal["iterative-refinement", "saliency", "own"]
 METHODS = (
     "gradient, guided_backprop, smoothgrad, cam, grad_cam, grad_cam_plus_plus, guided_grad_cam, "
-    "integrated_gradients, deeplift, occlusion, rise."
+    "integrated_gradients, deeplift, occlusion, rise, pathology_aware."
 )
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes of a local cluster; default: as many as are worth it.")

@@ -21,6 +21,7 @@ def test_every_system_says_what_it_is():
         assert entry.config() == entry.config.model_validate(entry.config().model_dump(mode="json"))
 
 
+@pytest.mark.slow
 def test_a_file_in_a_family_s_folder_is_enough():
     script = "from models.registry import systems; print('iterative-refinement' in systems())"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "True\n"

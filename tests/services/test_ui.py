@@ -143,6 +143,7 @@ def test_run_of_the_command_appears_in_its_prefect(ui: Ui, tmp_path: Path):
     assert run["state_type"] == "COMPLETED"
 
 
+@pytest.mark.slow
 def test_failed_flow_run_is_told_to_the_webhook(ui: Ui, receiver: Receiver, tmp_path: Path):
     run = start_run(ui.api, "probe", {"folder": str(tmp_path), "error": "no such cohort"})
     told = receiver.waits_for("failed")
@@ -153,6 +154,7 @@ def test_failed_flow_run_is_told_to_the_webhook(ui: Ui, receiver: Receiver, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_killed_flow_run_crashes_and_is_told_to_the_webhook(ui: Ui, receiver: Receiver, tmp_path: Path):
     run = start_run(ui.api, "probe", {"folder": str(tmp_path)})
     pid = eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
@@ -161,6 +163,7 @@ def test_killed_flow_run_crashes_and_is_told_to_the_webhook(ui: Ui, receiver: Re
     assert receiver.waits_for("crashed")["flow_run_id"] == run
 
 
+@pytest.mark.slow
 def test_killed_worker_is_started_again_and_ends_what_it_left_behind(ui: Ui, receiver: Receiver, tmp_path: Path):
     run = start_run(ui.api, "probe", {"folder": str(tmp_path)})
     pid = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
@@ -176,6 +179,7 @@ def test_schedule_fires_and_completes(ui: Ui, scheduled: Path):
     assert eventually(lambda: ui.api.ask("POST", "/flow_runs/filter", wanted), 150)
 
 
+@pytest.mark.slow
 def test_sigterm_lets_flow_runs_write_their_checkpoints_and_leaves_no_process(ui: Ui, tmp_path: Path):
     run, address = start_run(ui.api, "probe", {"folder": str(tmp_path)}), ui.api
     assert eventually(lambda: (tmp_path / "pid").exists())

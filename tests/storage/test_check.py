@@ -144,6 +144,7 @@ def test_the_progress_ends_with_all_that_there_is(place):
     assert told[-1] == (2 * CASES + 2, 2 * CASES + 2)
 
 
+@pytest.mark.slow
 def test_each_damaged_chunk_is_named_and_the_rest_reads_exactly(place, kind):
     whole, found = readable(place), []
     for file in files_in(place, "chunks"):

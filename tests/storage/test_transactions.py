@@ -52,6 +52,7 @@ def assert_whole_cases_only(path: Path, *folders: Path) -> int:
     return len(cohort)
 
 
+@pytest.mark.slow
 def test_killed_ingestion_leaves_whole_cases_only_and_the_same_command_completes_it(tmp_path):
     photographs, delays = write_photographs(tmp_path / "photographs", 60, seed=0), random.Random(7)
     kills = place = 0

@@ -41,6 +41,7 @@ def assert_equal_losses(first: list[dict], second: list[dict], tolerance: float)
             assert math.isclose(one[name], other[name], rel_tol=tolerance, abs_tol=tolerance), name
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_from_the_same_batches(make_job: MakeJob, no_orphans):
     one = make_job("one", "toy-classifier", EXACT, precision="64")
     two = make_job("two", "toy-classifier", EXACT, devices=2, precision="64")

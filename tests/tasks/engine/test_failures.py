@@ -17,12 +17,14 @@ from tests.tasks.engine.conftest import MakeJob, epochs_of, weights_of
 EXACT = {"network": {"dropout": 0.0}}
 
 
+@pytest.mark.slow
 def test_the_failing_rank_is_told_by_its_own_exception(make_job: MakeJob, no_orphans):
     job = make_job("failing", "toy-classifier", {"fail_on_rank": 1}, devices=2)
     with pytest.raises(TrainingError, match="rank 1: ValueError: toy failure"):
         run_job(job)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_says_what_to_lower(make_job: MakeJob, no_orphans):
     job = make_job("large", "toy-classifier", {"memory_limit": 4})
     with pytest.raises(TrainingError, match=r"lower trainer\.batch_size, raise trainer\.accumulate"):

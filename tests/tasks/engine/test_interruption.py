@@ -105,6 +105,7 @@ def test_a_killed_launcher_leaves_no_rank_and_the_next_one_goes_on(job, undistur
     assert weights_of(job) == undisturbed("toy-classifier")
 
 
+@pytest.mark.slow
 def test_all_processes_killed_at_once_and_the_same_job_goes_on(job, undisturbed, no_orphans):
     outside = subprocess.Popen([sys.executable, "-c", RUN, str(job.file)])
     wait_for(lambda: inside_an_epoch(job))

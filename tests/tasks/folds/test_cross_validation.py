@@ -241,6 +241,7 @@ def reported(plan: Plan) -> dict:
         return report_folds.fn(run, plan, as_trained(plan, folders), *predicted(plan, folders))
 
 
+@pytest.mark.slow
 def test_repeats_are_measured_one_by_one_and_by_their_mean(make_plan: MakePlan, prefect_server: None):
     answer = reported(make_plan(repeats=2))
     assert len(answer["by_repeat"]) == 2

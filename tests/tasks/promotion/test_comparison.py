@@ -210,6 +210,7 @@ def test_decision_is_recorded_with_report_tags_and_files(name: str, trained, coh
     assert decisions(name)[0]["interval"] == answer["verdict"]["interval"]
 
 
+@pytest.mark.slow
 def test_same_comparison_is_decided_once(name: str, trained, cohort: Cohort):
     registered(name, trained, "bad", "good", "fair")
     first = [compared(name, cohort, version) for version in (1, 2, 3)]

@@ -137,7 +137,13 @@ def test_unknown_model_is_refused_with_those_there_are(led: str):
 
 
 @pytest.mark.parametrize(
-    "call", ["set_registered_model_tag", "set_registered_model_alias", "delete_model_version_tag", "set_tag"]
+    "call",
+    [
+        pytest.param("set_registered_model_tag", marks=pytest.mark.slow),
+        "set_registered_model_alias",
+        pytest.param("delete_model_version_tag", marks=pytest.mark.slow),
+        pytest.param("set_tag", marks=pytest.mark.slow),
+    ],
 )
 def test_decision_that_was_killed_before_it_was_applied_is_applied_by_settle(led: str, call: str):
     killed_while(led, call)
@@ -174,7 +180,7 @@ def test_rollback_wins_over_an_older_decision_that_was_never_applied(led: str):
     assert champion_version(led) == 1
 
 
-@pytest.mark.parametrize("change", ["alias", "version"])
+@pytest.mark.parametrize("change", ["alias", pytest.param("version", marks=pytest.mark.slow)])
 def test_decision_that_the_registry_has_overtaken_is_not_applied(led: str, change: str):
     killed_while(led, "set_registered_model_alias")
     client = tracking_client()

@@ -105,6 +105,7 @@ def test_prefect_server_that_a_killed_flow_started_ends_too():
         assert eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
 
 
+@pytest.mark.slow
 def test_guard_of_a_process_that_ends_well_ends_too_and_is_small():
     with tracking() as owner:
         assert owner.guard.memory_info().rss < 20e6
@@ -149,6 +150,7 @@ def test_guard_that_was_killed_is_started_again_with_the_next_run():
             assert guard_of(os.getpid()).pid != first.pid
 
 
+@pytest.mark.slow
 def test_forked_child_that_lives_on_does_not_keep_the_guard_waiting():
     fork = "    import os\n    os.fork() or (time.sleep(600), os._exit(0))\n"
     with tracking(script=OWNER.replace("    print", f"{fork}    print")) as owner:

@@ -112,6 +112,7 @@ print(json.dumps(sorted({name.split(".")[0] for name in names} - sys.stdlib_modu
 """
 
 
+@pytest.mark.slow
 def test_exported_model_loads_and_predicts_where_lesionflow_is_not_installed(tmp_path: Path):
     folder, images = saved(tmp_path / "model"), photographs(2)
     out = export_pyfunc(folder, tmp_path / "exported")
@@ -151,6 +152,7 @@ assert all(np.array_equal(served[name], tensor.detach().numpy()) for name, tenso
 """
 
 
+@pytest.mark.slow
 def test_system_of_ones_own_is_exported_and_loaded(tmp_path: Path):
     environment = {**os.environ, "LESIONFLOW_SYSTEMS": "tests.toys.segmenter", "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
