@@ -59,6 +59,7 @@ class TestServer:
 
     def test_run_that_a_killed_worker_had_only_claimed_gives_its_place_back(self, services: Services, tmp_path: Path):
         parameters = {"source": "sim:fundus?cases=2&size=64", "cohort": str(tmp_path / "claimed")}
+        assert services.run_deployment("ingest", parameters)[0] == "COMPLETED"  # the worker has its folder of notes
         services.kill_worker()
         claimed = services.start_run("ingest", parameters)
         pending = {"state": {"type": "PENDING", "name": "Submitting"}}
