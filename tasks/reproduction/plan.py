@@ -104,16 +104,16 @@ class Plan(Config):
     def training_of(self, arm: str) -> str:
         """What tells whether two arms share the training of a seed."""
         trained = [
-            before.model_dump(mode="json", exclude={"localize", "initial", "choose"}) for before in self.ancestry(arm)
+            before.model_dump(mode="json", exclude={"localize", "initial", "synthetic", "choose"})
+            | {"synthetic": before.synthetic is not None}
+            for before in self.ancestry(arm)
         ]
         return json.dumps(trained, sort_keys=True)
 
     def ancestry(self, name: str) -> list[Arm]:
-        """An arm, the one that it starts from, and so on."""
-        found = [self.experiment.arms[name]]
-        while (before := found[-1].initial) is not None:
-            found.append(self.experiment.arms[before])
-        return found
+        """An arm, those whose models its training needs, and so on."""
+        arm = self.experiment.arms[name]
+        return [arm, *(one for before in arm.after.values() for one in self.ancestry(before))]
 
 
 def chosen_arms(experiment: Experiment, wanted: Sequence[str]) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ def arm_table(answer: dict[str, Any]) -> pd.DataFrame:
     """Arm · ours · the paper's, of each metric that it reports · other metrics; a row an arm, without figures too."""
     compared = compared_metrics(answer)
     measured = set().union(*answer["arms"].values())
-    others = [metric for metric in (*SHOWN, *SEGMENTATION) if metric not in compared and metric in measured]
+    wanted = answer.get("shown") or (*SHOWN, *SEGMENTATION)
+    others = [metric for metric in wanted if metric not in compared and metric in measured]
     names = [*answer["arms"], *(arm for arm in failed_arms(answer) if arm not in answer["arms"])]
     rows = []
     for arm in names:
