@@ -72,6 +72,13 @@ class Evidence(Config):
         return self
 
 
+class Location(Evidence):
+    """How evidence is located: by element-wise weights and without what speaks against the score, which finds lesions."""
+
+    weights: Weights = "elementwise"
+    signed: bool = False
+
+
 class PathoGANOptimiser(OptimiserConfig):
     """G's and D's: plain SGD with 2e-4. `critic_learning_rate` None: the same as G's."""
 
@@ -98,7 +105,7 @@ class PathoGANConfig(Config):
     classifier: ClassifierConfig = ClassifierConfig()
     vessels: VesselUNetConfig = VesselUNetConfig()
     evidence: Evidence = Evidence()
-    located_by: Evidence = Evidence(weights="elementwise", signed=False)
+    located_by: Location = Location()
     pathology_weight: NonNegativeFloat = 1.0
     generator_steps: PositiveInt = 2
     noise: NonNegativeFloat = 0.01

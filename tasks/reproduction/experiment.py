@@ -71,7 +71,8 @@ class Arm(Config):
     """What is trained and how maps come of it; `initial` names the arm whose weights of the same seed it starts from.
 
     `system` None: the experiment's own, whose settings and trainer the arm's lie on. `synthetic` names the arm whose
-    model of the same seed makes an image after each training case, which it is trained on as well.
+    model of the same seed makes an image after each training case, which it is trained on as well. An arm that is not
+    `judged` is there for others that need its model.
     """
 
     system: str | None = None
@@ -80,6 +81,7 @@ class Arm(Config):
     localize: Maps = Maps()
     initial: str | None = None
     synthetic: str | None = None
+    judged: bool = True
     choose: Choice | None = None
 
     @property

@@ -85,7 +85,7 @@ class Plan(Config):
         """
         experiment = self.experiment
         same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart"})
-        arms = [arm.model_dump(mode="json", exclude={"choose"}) for arm in self.ancestry(trial.arm)]
+        arms = [arm.model_dump(mode="json", exclude={"choose", "judged"}) for arm in self.ancestry(trial.arm)]
         return fingerprint(
             "reproduce-trial",
             name=trial.arm,
@@ -104,7 +104,7 @@ class Plan(Config):
     def training_of(self, arm: str) -> str:
         """What tells whether two arms share the training of a seed."""
         trained = [
-            before.model_dump(mode="json", exclude={"localize", "initial", "synthetic", "choose"})
+            before.model_dump(mode="json", exclude={"localize", "initial", "synthetic", "judged", "choose"})
             | {"synthetic": before.synthetic is not None}
             for before in self.ancestry(arm)
         ]
@@ -117,10 +117,15 @@ class Plan(Config):
 
 
 def chosen_arms(experiment: Experiment, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The arms `wanted` in the experiment's order; all where none is named. ModelError for an unknown one."""
-    if unknown := [name for name in wanted if name not in experiment.arms]:
-        raise ModelError(f"no arm {unknown[0]!r}; there are: {', '.join(experiment.arms)}")
-    return tuple(name for name in experiment.arms if not wanted or name in wanted)
+    """The arms `wanted` in the experiment's order; all that are judged where none is named.
+
+    Raises:
+        ModelError: an unknown one, or one that is not judged.
+    """
+    judged = [name for name, arm in experiment.arms.items() if arm.judged]
+    if unknown := [name for name in wanted if name not in judged]:
+        raise ModelError(f"no arm {unknown[0]!r}; there are: {', '.join(judged)}")
+    return tuple(name for name in judged if not wanted or name in wanted)
 
 
 def planned(name: str, preset: str, experiment: Experiment, cohort: str, wanted: Sequence[str]) -> Plan:
