@@ -73,7 +73,7 @@ class Evidence(Config):
 
 
 class Location(Evidence):
-    """How evidence is located: by element-wise weights and without what speaks against the score, which finds lesions."""
+    """How evidence is located: by weights place by place, and without what speaks against the score."""
 
     weights: Weights = "elementwise"
     signed: bool = False
