@@ -162,7 +162,7 @@ def body_depth(patient: Patient, axes: Axes) -> Values:
         wide = np.interp(z, (-80, 0, 40), (76, 83, 70)) + extra / 2
         leg = _elliptic(axes.y - 5, axes.x - np.float32(side * 89), _column(wide * 1.04), _column(wide))
         depth = np.maximum(depth, np.minimum(leg, 45 - axes.z))
-    return depth
+    return np.asarray(depth)
 
 
 def lung_depth(patient: Patient, side: int, axes: Axes) -> Values:

@@ -111,7 +111,7 @@ def _background(exam: Exam, grid: Axes, spacing: int) -> Values:
     tissue = _soft_tissue(patient, depth, axes, spacing)
     activity = tissue.copy()
     for side in (0, 1):
-        _lay(activity, filled(lung_depth(patient, side, axes), spacing), patient.uptake["lung"])
+        _lay(activity, filled(np.minimum(lung_depth(patient, side, axes), depth - 10), spacing), patient.uptake["lung"])
     _add_spine(activity, patient, axes, spacing)
     for name, (shape, suv) in patient.organs.items():
         _add(activity, shape, suv, axes, spacing)

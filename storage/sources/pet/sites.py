@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from storage.sources.pet.anatomy import Patient, lung_depth, spine_depth
+from storage.sources.pet.anatomy import Patient, body_depth, lung_depth, spine_depth
 from storage.sources.pet.shapes import Axes, Ellipsoid, Mask, Place, Values, axes_of
 from storage.sources.pet.tumour import Allowed, Nature, Path, Tumour, draw_tumour
 
@@ -57,9 +57,10 @@ def _beside_spine(axes: Axes) -> Mask:
 
 
 def _in_chest(patient: Patient, axes: Axes) -> Mask:
-    """In either lung or a little beyond its surface, but not in the heart."""
+    """In either lung or a little beyond its surface, but neither in the heart nor near the skin."""
     heart = patient.organs["heart"][0]
     near_lung = np.maximum(lung_depth(patient, 0, axes), lung_depth(patient, 1, axes)) > -6
+    near_lung &= body_depth(patient, axes) > 10
     return np.asarray(near_lung & (heart.depth(axes) < 0) & (patient.ventricle.depth(axes) < 0))
 
 
