@@ -5,6 +5,7 @@ ventricle then outshines them in the coronal projection, or in the sagittal one.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ HIDDEN_SHARE = 0.15
 _HIDDEN_ML, _HIDDEN_SUV = 25.0, 11.0  # no tumour larger or hotter is hidden
 _HIDEABLE = 0.386  # share of all tumours that are neither, over 20,000 drawn ones
 _HEART_OVER_TUMOUR = (1.3, 1.8)  # uptake of the wall over the SUVmax of what it hides
+_VENTRICLE_MM = 40.0  # about the radius of the left ventricle
 _TRIES = 200
 
 
@@ -35,7 +37,7 @@ def draw_site(
 
 def allowed_of(patient: Patient, is_oesophageal: bool) -> Allowed:
     """Where the tumour may grow, at places of the standard body."""
-    return (lambda axes: _beside_spine(axes)) if is_oesophageal else (lambda axes: _in_chest(patient, axes))
+    return _beside_spine if is_oesophageal else partial(_in_chest, patient)
 
 
 def path_of(patient: Patient) -> Path:
@@ -99,7 +101,7 @@ def _first_behind_heart(places: Iterator[Place], patient: Patient, is_oesophagea
 
 def _off_ventricle(ventricle: Ellipsoid, place: Place, only_from_the_front: bool) -> float:
     """Distance in radii of the ventricle from its middle, as seen from the front or, unless told, from the side."""
-    z, y, x = ((p - c) / 40 for p, c in zip(place, ventricle.centre, strict=True))
+    z, y, x = ((p - c) / _VENTRICLE_MM for p, c in zip(place, ventricle.centre, strict=True))
     front = float(np.hypot(z, x))
     return front if only_from_the_front else min(front, float(np.hypot(z, y)))
 
