@@ -215,7 +215,7 @@ def test_a_second_ingestion_adds_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
-        ("sim:glaucom?cases=3", "no such simulator; there is: sim:fundus, sim:glaucoma, sim:skin_biomarkers"),
+        ("sim:glaucom?cases=3", "no such simulator; there is: sim:fundus, sim:glaucoma, sim:pet, sim:skin_biomarkers"),
         ("sim:glaucoma?grades=3", "'grades' is unknown"),
         ("sim:glaucoma?vessels=2", "vessels='2' is not a whole number from 0 to 1"),
         ("sim:glaucoma?cases=30&patients=10", "10 patients give 10 to 20 cases"),

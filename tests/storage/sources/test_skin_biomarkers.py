@@ -187,7 +187,7 @@ def test_a_second_ingestion_adds_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("address", "complaint"),
     [
-        ("sim:skin?cases=3", "no such simulator; there is: sim:fundus, sim:glaucoma, sim:skin_biomarkers"),
+        ("sim:skin?cases=3", "no such simulator; there is: sim:fundus, sim:glaucoma, sim:pet, sim:skin_biomarkers"),
         ("sim:skin_biomarkers?patients=3", "'patients' is unknown"),
         ("sim:skin_biomarkers?size=64&size=32", "'size' is given twice"),
         ("sim:skin_biomarkers?size=8", "size='8' is not a whole number from 32 to 1024"),
