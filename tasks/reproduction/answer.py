@@ -14,6 +14,7 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from models.registry import registered
 from storage.cohort import Cohort
 from tasks.reproduction.arms import compared
 from tasks.reproduction.experiment import Gain
@@ -46,6 +47,7 @@ def summarised(plan: Plan, outcomes: Outcomes, run: TrackedRun) -> Answer:
         "expect": [judged(rule, values) for rule in experiment.rules],
         "gains": [gain_of(plan, gain, values, outcomes.done, run) for gain in experiment.gains],
         "failed": outcomes.failed,
+        "observers": observers(plan, outcomes.done, run),
         "seeds": experiment.seeds,
         **grounds(plan, outcomes.done),
         **circumstances(),
@@ -68,6 +70,12 @@ def figures(metrics: dict[str, dict[int, float]]) -> dict[str, Any]:
     return {
         metric: {**estimate(list(by_seed.values()))._asdict(), "values": by_seed} for metric, by_seed in metrics.items()
     }
+
+
+def observers(plan: Plan, done: Sequence[Answer], run: TrackedRun) -> dict[str, Any]:
+    """Figures, with intervals over patients, of further people who marked the cases: what arms are held beside."""
+    judged = [trial for trial in done if not registered(plan.system_of(trial["arm"])).system.measures]
+    return dict(compared(plan, [judged[0]["maps"][0]], run).get("observers", {})) if judged else {}
 
 
 def gain_of(plan: Plan, gain: Gain, values: BySeedValues, done: Sequence[Answer], run: TrackedRun) -> dict[str, Any]:

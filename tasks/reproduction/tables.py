@@ -1,5 +1,6 @@
 """The tables of a reproduction, from its answer alone: for the terminal, the page and the document."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,7 +31,21 @@ def arm_table(answer: dict[str, Any]) -> pd.DataFrame:
             paper = "paper" if place == 0 else f"paper, {metric}"
             row |= {f"{metric}, ours": with_seeds(metrics.get(metric)), paper: number(reported(answer, arm, metric))}
         rows.append(row | {metric: with_seeds(metrics.get(metric)) for metric in others})
-    return pd.DataFrame(rows)
+    return pd.DataFrame([*rows, *observer_rows(answer, compared, others)]).fillna("–")
+
+
+def observer_rows(answer: dict[str, Any], compared: Sequence[str], others: Sequence[str]) -> list[dict[str, str]]:
+    """A row a person who marked the cases as well, with intervals over patients."""
+    names = {**{metric: f"{metric}, ours" for metric in compared}, **{metric: metric for metric in others}}
+    return [
+        {"arm": observer}
+        | {
+            column: with_interval(figures[metric], figures[f"{metric}_interval"])
+            for metric, column in names.items()
+            if metric in figures
+        }
+        for observer, figures in answer.get("observers", {}).items()
+    ]
 
 
 def compared_metrics(answer: dict[str, Any]) -> list[str]:

@@ -70,6 +70,19 @@ ANSWER: dict[str, Any] = {
 }
 
 
+def test_person_who_marked_the_cases_too_has_a_row_with_intervals_over_patients():
+    second = {"ap_minmax": 0.6, "ap_minmax_interval": [0.5, 0.7], "accuracy": 0.9, "accuracy_interval": [0.8, 1.0]}
+    table = arm_table({**ANSWER, "observers": {"second": second}}).set_index("arm")
+    assert table.at["second", "ap_minmax, ours"] == "0.600 [0.500, 0.700]"
+    assert table.at["second", "paper"] == "–"
+    assert table.at["a", "ap_minmax, ours"] == "0.400 [0.300, 0.500]"
+
+
+def test_the_table_has_the_metrics_that_the_experiment_shows():
+    shown = arm_table({**ANSWER, "shown": ["energy"]})
+    assert list(shown.columns) == ["arm", "ap_minmax, ours", "paper", "energy"]
+
+
 def test_arms_stand_beside_the_papers_figures_and_failed_ones_are_not_left_out():
     assert arm_table(ANSWER).to_dict("list") == {
         "arm": ["a", "b", "c"],
