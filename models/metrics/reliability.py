@@ -53,7 +53,8 @@ def intraclass_correlation(ratings: npt.ArrayLike, kind: Kind = "1,1") -> Correl
         return Correlation(float("nan"), float("nan"), float("nan"), len(complete))
     # neither changes under a common factor or offset, and squares of huge values would lose what differs
     squares = _mean_squares((complete - complete.mean()) / np.ptp(complete))
-    return Correlation(*(float(value) for value in _KINDS[kind](squares)), len(complete))
+    icc, low, high = _KINDS[kind](squares)
+    return Correlation(float(icc), float(low), float(high), len(complete))
 
 
 def _mean_squares(table: Floats) -> _Squares:

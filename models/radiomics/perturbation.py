@@ -27,6 +27,7 @@ Image = npt.NDArray[np.generic]
 _SURELY_OUT, _SURELY_IN = 0.2, 0.9  # shares of a supervoxel between which chance decides (Zwanenburg 2019)
 _FEWEST_SUPERVOXELS, _MOST_SUPERVOXELS = 4, 32  # in a lesion
 _LEAST_SIDE = 3  # of a supervoxel, in voxels
+_COMPACTNESS = 0.3  # follows an edge and not noise: with 0.1 a ball in plain noise keeps a Dice of 0.55, with 0.3 0.75
 _ORDER = {"nearest": 0, "linear": 1, "cubic": 3}
 
 
@@ -139,7 +140,7 @@ def randomised_contour(image: Volume, inside: Mask, spacing_mm: Spacing, random:
     segments = slic(
         np.clip((image - near.min()) / (np.ptp(near) or 1.0), 0, 1),
         n_segments=int(np.ceil(inside.size / size)),
-        compactness=0.1,
+        compactness=_COMPACTNESS,
         spacing=spacing_mm,
         channel_axis=None,
         start_label=0,

@@ -114,7 +114,7 @@ def feature_spacing(spacing_mm: Spacing, config: IbsiConfig, *, is_slice: bool) 
         raise ModelError("the image has no spacing in mm, so it cannot be resampled (resample_mm)")
     steps = wanted if isinstance(wanted, tuple) else (wanted, wanted, wanted)
     keeps_slices = is_slice or len(steps) == 2
-    return (spacing_mm[0] if keeps_slices else steps[0], *steps[-2:])
+    return (spacing_mm[0] if keeps_slices else steps[0], steps[-2], steps[-1])
 
 
 def _neighbourhood(
@@ -155,8 +155,8 @@ def _cut(image: npt.NDArray[np.generic], roi: Mask, box: Box, reach: list[int]) 
 
 
 def _reach(spacing: Spacing, config: IbsiConfig) -> list[int]:
-    reach = np.array(_peak_reach(spacing, config))
-    return (reach + filter_reach(config.filter, spacing)).tolist() if config.filter else reach.tolist()
+    filtering = filter_reach(config.filter, spacing) if config.filter else (0, 0, 0)
+    return [peaks + more for peaks, more in zip(_peak_reach(spacing, config), filtering, strict=True)]
 
 
 def _peak_reach(spacing: Spacing, config: IbsiConfig) -> list[int]:
