@@ -62,7 +62,7 @@ def extract_features(
     name = find_maps(opened, maps) if maps else None
     cases = with_regions(opened, name, selected_cases(opened, splits))
     made = maps_digest(opened, [name] if name else [])
-    inputs = {"cohort": opened.content_digest(), "maps": made, "cases": cases, "threshold": threshold}
+    inputs: dict[str, Any] = {"cohort": opened.content_digest(), "maps": made, "cases": cases, "threshold": threshold}
     inputs |= {"stability": stability.model_dump() if stability else None}
     key = fingerprint("radiomics", config=config.model_dump(), out=str(Path(out).resolve()), **inputs)
     if known := finished("radiomics", key):
@@ -109,7 +109,11 @@ def chosen_settings(
     volumetric = len(cohort.dims) == 3
     if volumetric and own.get("channel") in cohort.channels:
         own["channel"] = cohort.channels.index(own["channel"])
-    config: LesionConfig = validated(VolumeRadiomicsConfig if volumetric else RadiomicsConfig, own, where="--set")
+    config: LesionConfig = (
+        validated(VolumeRadiomicsConfig, own, where="--set")
+        if volumetric
+        else validated(RadiomicsConfig, own, where="--set")
+    )
     if wanted is None and not with_stability:
         return config, None
     return config, validated(StabilityConfig, wanted or {}, where="--set stability")

@@ -25,10 +25,10 @@ def sampled_lesions(features: Path, cohort: Cohort, stability: StabilityConfig) 
     if len(table) > stability.lesions:
         drawn = np.random.default_rng(stability.seed).choice(len(table), stability.lesions, replace=False)
         table = table.iloc[np.sort(drawn)]
-    places = {case_id: case for case, case_id in cohort.table["case_id"].items()}
+    places = {case_id: case for case, case_id in enumerate(cohort.table["case_id"])}
     chosen: dict[int, list[int]] = {}
     for case_id, lesion in zip(table["case_id"], table["lesion"], strict=True):
-        chosen.setdefault(int(places[case_id]), []).append(int(lesion))
+        chosen.setdefault(places[case_id], []).append(int(lesion))
     return chosen
 
 

@@ -155,7 +155,7 @@ def intensity_channel(image: Image, config: LesionConfig) -> Image:
     if image.ndim != axes.count(",") + 1:
         raise ModelError(f"an image of shape {image.shape} must be {axes}")
     if isinstance(config, VolumeRadiomicsConfig):
-        return image[_existing(config.channel, image)]
+        return np.asarray(image[_existing(config.channel, image)])
     if len(image) == 1 and isinstance(config.channel, str):
         return np.asarray(image[0], dtype=np.float64)
     if isinstance(config.channel, str) and len(image) != 3:
@@ -236,7 +236,7 @@ def _row(
     places = np.argwhere(lesion.roi)
     centre = places.mean(axis=0) if len(places) else np.full(lesion.roi.ndim, np.nan)
     row |= {"lesion": lesion.lesion, "lesion_class": lesion.lesion_class, "n_pixels": len(places), "units": units}
-    row["volume" if intensity.ndim == 3 else "area"] = len(places) * (np.prod(spacing_mm) if units == "mm" else 1.0)
+    row["volume" if intensity.ndim == 3 else "area"] = len(places) * float(np.prod(spacing_mm) if units == "mm" else 1)
     for axis, position, side in zip("xyz", centre[::-1], lesion.box[::-1], strict=False):
         row[f"centroid_{axis}"] = float(position + side.start)
     return {name: row[name] for name in lesion_columns(config)}
