@@ -93,8 +93,9 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lesions", type=int, default=48)
+    parser.add_argument("--lesions", type=int, default=96)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--cohort-only", action="store_true", help="leave out what runs in one process")
     parser.add_argument("--pyradiomics", type=Path, help="a Python that can import pyradiomics")
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's temporary folder")
     parser.add_argument("--json", type=Path)
@@ -159,18 +160,30 @@ def run(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         client.run(ours_in_memory, *cases[0])
         works["cohort, two workers"] = lambda: timed(lambda: measured_cohort(folder))
         works["z-rad, two processes"] = lambda: timed(lambda: list(pool.map(bare_many, halves(cases))))
-        works["ours from memory, one process"] = lambda: timed(lambda: [ours_in_memory(*case) for case in cases])
-        works["z-rad, one process"] = lambda: timed(lambda: [bare(*case) for case in cases])
-        if options.pyradiomics:
-            stored = folder / "lesions.npz"
-            np.savez(stored, images=[image for image, _ in cases], masks=[mask for _, mask in cases])
-            works["pyradiomics, one process"] = lambda: by_pyradiomics(options.pyradiomics, stored)
+        if not options.cohort_only:
+            works |= alone(folder, cases, options.pyradiomics)
+        measured_cohort(folder)
         list(pool.map(bare_many, [cases[:1]] * WORKERS))
         seconds: dict[str, list[float]] = {}
         for _ in range(options.turns):
             for what, work in works.items():
                 seconds.setdefault(what, []).append(work())
     yield from compared(seconds, options.lesions)
+
+
+def alone(
+    folder: Path, cases: list[tuple[np.ndarray, np.ndarray]], pyradiomics: Path | None
+) -> dict[str, Callable[[], float]]:
+    """What runs in one process, from memory."""
+    works: dict[str, Callable[[], float]] = {
+        "ours from memory, one process": lambda: timed(lambda: [ours_in_memory(*case) for case in cases]),
+        "z-rad, one process": lambda: timed(lambda: [bare(*case) for case in cases]),
+    }
+    if pyradiomics:
+        stored = folder / "lesions.npz"
+        np.savez(stored, images=[image for image, _ in cases], masks=[mask for _, mask in cases])
+        works["pyradiomics, one process"] = lambda: by_pyradiomics(pyradiomics, stored)
+    return works
 
 
 def compared(seconds: dict[str, list[float]], lesions: int) -> Iterator[Row]:

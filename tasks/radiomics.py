@@ -41,6 +41,7 @@ from tasks.stability import STABLE, perturbed_features, reliability_table, sampl
 from tasks.tracking.runs import tracked_run
 
 SHARD = 24
+SHARD_VOXELS = 1 << 20  # a lesion in a volume takes as long as dozens in an image: small shards keep all workers busy
 ROW_GROUP = 1 << 15  # rows that are written at once
 COUNTED = ["case_id", "lesion_class", "n_pixels", "reason"]
 
@@ -133,7 +134,7 @@ def measure_shards(
     Raises:
         Exception: not one case could be done, for what its error says.
     """
-    size = cases_in_shard(int(np.prod(cohort.shape(cases[0]))) if cases else 1, SHARD)
+    size = shard_size(cohort, cases)
     parts = list(shards(cases, size))
     done: list[Outcome] = []
     lost: list[Outcome] = []
@@ -145,6 +146,12 @@ def measure_shards(
     if lost and not done:
         raise_error(lost[0])
     return sorted(outcome.part for outcome in done), failed_cases(cohort, lost)
+
+
+def shard_size(cohort: Cohort, cases: list[int]) -> int:
+    """How many cases are measured at a time, whatever the number of workers, so that kept answers fit the next run."""
+    pixels = int(np.prod(cohort.shape(cases[0]))) if cases else 1
+    return cases_in_shard(pixels, SHARD, SHARD_VOXELS) if len(cohort.dims) == 3 else cases_in_shard(pixels, SHARD)
 
 
 def measure_stability(
