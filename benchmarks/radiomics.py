@@ -38,6 +38,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import psutil
 from dask.config import set as dask_settings
 from distributed import Client, LocalCluster
 from rich.console import Console
@@ -83,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rows = list(run(Path(folder), options))
     title = f"{options.lesions} lesions in 64³; load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
-    table = Table("what", "lesions/s", "ratio", title=title)
+    table = Table("what", "lesions/s; processor time a lesion", "ratio of speeds; of processor time", title=title)
     for row in rows:
         table.add_row(*row)
     Console(width=150).print(table)
@@ -160,6 +161,7 @@ def run(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         client.run(ours_in_memory, *cases[0])
         works["cohort, two workers"] = lambda: timed(lambda: measured_cohort(folder))
         works["z-rad, two processes"] = lambda: timed(lambda: list(pool.map(bare_many, halves(cases))))
+        busy: dict[str, list[float]] = {}
         if not options.cohort_only:
             works |= alone(folder, cases, options.pyradiomics)
         measured_cohort(folder)
@@ -167,8 +169,10 @@ def run(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
         seconds: dict[str, list[float]] = {}
         for _ in range(options.turns):
             for what, work in works.items():
+                before = processor_seconds()
                 seconds.setdefault(what, []).append(work())
-    yield from compared(seconds, options.lesions)
+                busy.setdefault(what, []).append(processor_seconds() - before)
+    yield from compared(seconds, busy, options.lesions)
 
 
 def alone(
@@ -186,19 +190,32 @@ def alone(
     return works
 
 
-def compared(seconds: dict[str, list[float]], lesions: int) -> Iterator[Row]:
-    """Speeds, each against what it is to be compared with in the same turn."""
+def processor_seconds() -> float:
+    """What this process and those below it have used: a busy machine makes a second longer, and this hardly."""
+    me = psutil.Process()
+    return sum(sum(one.cpu_times()[:2]) for one in [me, *me.children(recursive=True)])
+
+
+def compared(seconds: dict[str, list[float]], busy: dict[str, list[float]], lesions: int) -> Iterator[Row]:
+    """Speeds and processor time, each against what it is to be compared with in the same turn."""
     against = {
         "cohort, two workers": "z-rad, two processes",
         "ours from memory, one process": "z-rad, one process",
         "pyradiomics, one process": "ours from memory, one process",
     }
     for what, taken in seconds.items():
-        ratio = ""
+        shown, ratio = spread([lesions / one for one in taken], 2), ""
+        # pyradiomics runs in a process that is gone when it is done, with all it has used
+        used = "" if "pyradiomics" in what else f"; {spread([1e3 * one / lesions for one in busy[what]], 0)} ms"
         if base := against.get(what):
-            quotients = [b / a for a, b in zip(taken, seconds[base], strict=True)]
-            ratio = f"{spread(quotients, 2)} of {base}"
-        yield (what, spread([lesions / one for one in taken], 2), ratio)
+            ratio = f"{spread(quotients(seconds[base], taken), 2)} of {base}"
+            ratio += f"; {spread(quotients(busy[base], busy[what]), 2)}" if used else ""
+        yield (what, shown + used, ratio)
+
+
+def quotients(numbers: list[float], by: list[float]) -> list[float]:
+    """Turn by turn."""
+    return [a / b for a, b in zip(numbers, by, strict=True)]
 
 
 def measured_cohort(folder: Path) -> None:
