@@ -148,6 +148,10 @@ def radiomics(
         float | None, typer.Option(help="Where a found lesion begins; default: by validation.")
     ] = None,
     settings: Set = [],  # noqa: B006
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="Settings by name: ibsi-A … ibsi-E.")] = None,
+    stability: Annotated[
+        bool, typer.Option("--stability", help="Perturb a sample of the lesions: how stable is each feature?")
+    ] = False,
     workers: Workers = None,
     json_file: Json = None,
 ) -> None:
@@ -159,8 +163,10 @@ def radiomics(
 
     if masks == bool(maps):
         fail("say either --maps NAME or --masks", WRONG_USE)
-    answer = flow(cohort, str(out), maps, split, threshold, parsed(settings), workers)
-    show(answer, ("file", "rows", "cases", "features", "rows_with_gaps", "threshold", "threshold_rule", "report"))
+    chosen = parsed(settings) | ({"preset": preset} if preset else {})
+    answer = flow(cohort, str(out), maps, split, threshold, chosen, workers, stability)
+    counts = ("rows", "cases", "features", "rows_with_gaps", "stable", "perturbed_lesions")
+    show(answer, ("file", *counts, "threshold", "threshold_rule", "report"))
     save_json(json_file, answer)
     fail_for_cases(answer)
 

@@ -18,6 +18,10 @@ def radiomics(
     threshold: float | None = None,
     settings: dict[str, Any] | None = None,
     workers: int | None = None,
+    stability: bool = False,
 ) -> dict[str, Any]:
-    """Measure the cohort's own masks, or, where `maps` is named, the lesions found in those maps."""
-    return extract_features(cohort, maps, out, splits or [], threshold, settings or {}, workers)
+    """Measure the cohort's own masks, or, where `maps` is named, the lesions found in those maps.
+
+    `stability` also perturbs a sample of them and says how stable each feature is.
+    """
+    return extract_features(cohort, maps, out, splits or [], threshold, settings or {}, workers, stability)

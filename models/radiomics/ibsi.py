@@ -1,4 +1,4 @@
-"""IBSI radiomics features of one region of interest; the only module that knows z-rad (`zrad.radiomics`).
+"""IBSI radiomics features of one region of interest by z-rad (`zrad.radiomics`).
 
 z-rad raises where a feature is undefined and takes its whole call along: for regions of a few voxels, flat or empty
 ones, and cubes (whose ellipsoid has no closed area). Weak masks make such regions all the time, so its calculators are
@@ -7,11 +7,10 @@ the others are kept.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, PositiveFloat, model_validator
 from zrad.exceptions import DataStructureError
 from zrad.radiomics.glcm import GLCM
 from zrad.radiomics.gldzm import GLDZM
@@ -27,20 +26,11 @@ from zrad.radiomics.morphology import MorphologicalFeatures, MorphologyCorrelati
 from zrad.radiomics.ngldm import NGLDM
 from zrad.radiomics.ngtdm import NGTDM
 
-from models.config import Config
 from models.errors import ModelError
-from models.radiomics.features import FAMILIES, FEATURES, Aggregation, Family, Feature, column_name
-
-Volume = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-Spacing = tuple[float, float, float]
-Units = Literal["mm", "pixel"]
-
-PEAK_RADIUS_MM = 6.2
-"""Radius of the ball of 1 cm³ in which IBSI averages for its intensity peaks."""
-
-MOST_LEVELS = 1024
-"""Co-occurrence matrices grow with the square of the number of grey levels."""
+from models.radiomics.features import FEATURES, Family, Feature, column_name
+from models.radiomics.interpolation import Box
+from models.radiomics.preparation import Mask, Region, Spacing, bounding_box, fixed_levels, prepared_region
+from models.radiomics.settings import IVH_LEVELS, MOST_LEVELS, IbsiConfig
 
 # z-rad's answers where a denominator is 0; only the coarseness of a flat region is a million by definition
 _WITHOUT_DENOMINATOR = 1_000_000
@@ -56,63 +46,6 @@ _Z_RAD_AGGREGATION = {
 }
 
 
-class IbsiConfig(Config):
-    """How a region becomes features; IBSI leaves these to the study and asks that they be reported.
-
-    bin_count: grey levels between the smallest and largest value of the region, for histogram and textures.
-    bin_width: width of a grey level in intensity units instead; counted from the lower end of `intensity_range`.
-    intensity_range: pixels of the region outside of it take no part in intensity features (re-segmentation).
-    ivh_step: step of the intensity-volume histogram in intensity units; 1 suits integers.
-    aggregation: 2-D, 2.5-D (slices pooled) or 3-D matrices; features averaged over directions (avg) or of merged
-        matrices (comb).
-    families: what to compute; the columns follow the order of `features.FEATURES`.
-    """
-
-    bin_count: int = Field(default=32, ge=2, le=MOST_LEVELS)
-    bin_width: PositiveFloat | None = None
-    intensity_range: tuple[float, float] | None = None
-    ivh_step: PositiveFloat = 1.0
-    aggregation: Aggregation = "3D_comb"
-    families: tuple[Family, ...] = tuple(family for family in FAMILIES if family != "planar")
-
-    @model_validator(mode="after")
-    def _bins_fit_the_range(self) -> "IbsiConfig":
-        if self.intensity_range is not None:
-            low, high = self.intensity_range
-            if not (np.isfinite([low, high]).all() and low < high):
-                raise ValueError(f"intensity_range must be two finite ascending numbers, not {low:g} and {high:g}")
-        if self.bin_width is not None and self.intensity_range is None:
-            raise ValueError("bin_width needs intensity_range: the levels are counted from its lower end")
-        if self.bin_width is not None and self.intensity_range is not None:
-            levels = (self.intensity_range[1] - self.intensity_range[0]) / self.bin_width
-            if levels > MOST_LEVELS:
-                raise ValueError(
-                    f"bin_width makes {levels:.0f} grey levels; use a width that makes at most {MOST_LEVELS}"
-                )
-        return self
-
-
-class Region(NamedTuple):
-    """One region cropped to its bounding box: `roi` is what morphology sees, `intensity` is NaN where it takes no part.
-
-    `surrounding` is the image with the margin that intensity peaks look at, `intensity_within` the intensity on it.
-    """
-
-    roi: Mask
-    intensity: Volume
-    levels: Volume
-    surrounding: Volume
-    intensity_within: Volume
-    spacing_mm: Spacing
-    is_slice: bool
-    config: IbsiConfig
-
-    @property
-    def values(self) -> Volume:
-        """Intensities of the region, flat: what needs no geometry runs far faster without the surrounding NaN."""
-        return self.intensity[~np.isnan(self.intensity)]
-
-
 def ibsi_features(
     image: npt.ArrayLike, roi: npt.ArrayLike, spacing_mm: Spacing, config: IbsiConfig | None = None
 ) -> tuple[dict[str, float], str]:
@@ -126,26 +59,37 @@ def ibsi_features(
         ModelError: shapes differ or are not (Z, Y, X).
     """
     config = config or IbsiConfig()
-    volume, mask = np.asarray(image, dtype=np.float64), np.asarray(roi, dtype=bool)
+    volume, mask = np.asarray(image), np.asarray(roi, dtype=bool)
     if volume.ndim != 3 or volume.shape != mask.shape:
         raise ModelError(f"image {volume.shape} and region {mask.shape} must both be (Z, Y, X); a flat image has Z = 1")
-    values = dict.fromkeys((feature.name for feature in features_of(config)), float("nan"))
     if not mask.any():
-        return _as_columns(values, config), "the region is empty"
-    region = _region(volume, mask, spacing_mm, config)
+        return _as_columns({}, config), "the region is empty"
+    box = bounding_box(mask, [0, 0, 0])
+    return features_in_box(volume, mask[box], box, spacing_mm, config)
+
+
+def features_in_box(
+    image: npt.NDArray[np.generic], roi: Mask, box: Box, spacing_mm: Spacing, config: IbsiConfig
+) -> tuple[dict[str, float], str]:
+    """`ibsi_features` of the region that is `roi` within `box` of `image` (Z, Y, X).
+
+    Raises:
+        ModelError: the voxels cannot be interpolated or filtered as the settings say.
+    """
+    if not roi.any():
+        return _as_columns({}, config), "the region is empty"
+    region = prepared_region(image, roi, box, spacing_mm, config)
+    if region is None:
+        return _as_columns({}, config), "nothing of the region is left in voxels of resample_mm"
     if np.isnan(region.intensity).all():
-        return _as_columns(values, config), "no pixel of the region has a finite intensity within intensity_range"
+        return _as_columns({}, config), "no pixel of the region has a finite intensity within intensity_range"
+    values: dict[str, float] = {}
     reasons = []
     for family in dict.fromkeys(config.families):
         computed, reason = _family_values(family, region)
-        values.update((name, value) for name, value in computed.items() if name in values)
+        values |= computed
         reasons += [f"{family}: {reason}"] if reason else []
     return _as_columns(values, config), "; ".join(reasons)
-
-
-def units_of(spacing_mm: tuple[float, ...]) -> Units:
-    """In which unit lengths come out: mm, or pixels where any spacing is unknown (NaN or not positive)."""
-    return "mm" if all(np.isfinite(step) and step > 0 for step in spacing_mm) else "pixel"
 
 
 def columns(config: IbsiConfig | None = None) -> tuple[str, ...]:
@@ -161,52 +105,8 @@ def features_of(config: IbsiConfig) -> list[Feature]:
 
 
 def _as_columns(values: dict[str, float], config: IbsiConfig) -> dict[str, float]:
-    return {column_name(feature, config.aggregation): values[feature.name] for feature in features_of(config)}
-
-
-def _region(volume: Volume, mask: Mask, spacing_mm: Spacing, config: IbsiConfig) -> Region:
-    """Cut the region out; nothing outside of it matters but, for intensity peaks, what lies within their radius."""
-    spacing = spacing_mm if units_of(spacing_mm) == "mm" else (1.0, 1.0, 1.0)
-    reach = (
-        [int(np.ceil(PEAK_RADIUS_MM / step)) for step in spacing] if "local_intensity" in config.families else [0, 0, 0]
-    )
-    tight, wide = _bounding_box(mask, [0, 0, 0]), _bounding_box(mask, reach)
-    within = np.where(mask[wide], _resegmented(volume[wide], config), np.nan)
-    intensity = np.where(mask[tight], _resegmented(volume[tight], config), np.nan)
-    return Region(
-        roi=mask[tight],
-        intensity=intensity,
-        levels=_grey_levels(intensity, config),
-        surrounding=volume[wide],
-        intensity_within=within,
-        spacing_mm=spacing,
-        is_slice=len(volume) == 1,
-        config=config,
-    )
-
-
-def _bounding_box(mask: Mask, margin: list[int]) -> tuple[slice, ...]:
-    box = []
-    for axis, extra in enumerate(margin):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(max(int(occupied[0]) - extra, 0), int(occupied[-1]) + extra + 1))
-    return tuple(box)
-
-
-def _resegmented(volume: Volume, config: IbsiConfig) -> Volume:
-    low, high = config.intensity_range or (-np.inf, np.inf)
-    return np.where(np.isfinite(volume) & (volume >= low) & (volume <= high), volume, np.nan)
-
-
-def _grey_levels(intensity: Volume, config: IbsiConfig) -> Volume:
-    """Levels from 1 by IBSI's fixed bin size, counted from the range, or fixed bin number (a flat region: all 1)."""
-    if config.bin_width is not None and config.intensity_range is not None:
-        return np.floor((intensity - config.intensity_range[0]) / config.bin_width) + 1
-    if np.isnan(intensity).all():
-        return intensity
-    low, high = np.nanmin(intensity), np.nanmax(intensity)
-    scaled = np.floor(config.bin_count * (intensity - low) / ((high - low) or 1.0)) + 1
-    return np.asarray(np.minimum(scaled, config.bin_count))
+    wanted = features_of(config)
+    return {column_name(feature, config.aggregation): values.get(feature.name, float("nan")) for feature in wanted}
 
 
 def _family_values(family: Family, region: Region) -> tuple[dict[str, float], str]:
@@ -342,12 +242,40 @@ def _local_intensity(region: Region) -> dict[str, float]:
 
 
 def _ivh(region: Region) -> dict[str, float]:
-    low, high = region.config.intensity_range or (region.values.min(), region.values.max())
-    return dict(_VolumeHistogram(low, high, region.config.ivh_step).calculate_features(region.values))
+    values, low, high, step = _ivh_axis(region.values, region.config)
+    return dict(_VolumeHistogram(low, high, step).calculate_features(values))
+
+
+def _ivh_axis(values: Any, config: IbsiConfig) -> tuple[Any, float, float, float]:
+    """Intensities as the histogram counts them, its ends and its step (reference manual, section 3.5).
+
+    Bins of a fixed width go by their centres, a fixed number of bins by their levels, anything else as it is.
+    """
+    # after a filter the range, which is of the image before it, says nothing about the values
+    ends = None if config.filter else config.intensity_range
+    width, count = config.ivh_bin_width, config.ivh_bin_count
+    if width is not None and config.lowest_level is not None:
+        anchor = config.lowest_level
+        centres = anchor + (np.floor((values - anchor) / width) + 0.5) * width
+        return centres, anchor + width / 2, ends[1] - width / 2 if ends else centres.max(), width
+    if count is None and config.filter is not None:
+        count = IVH_LEVELS
+    if count is not None:
+        levels = fixed_levels(values, count)
+        return levels, levels.min(), levels.max(), 1.0
+    low, high = ends or (values.min(), values.max())
+    return values, low, high, config.ivh_step
 
 
 def _histogram(region: Region) -> dict[str, float]:
-    return dict(_Histogram().calculate_features(region.levels[~np.isnan(region.levels)]))
+    levels = _levels_of(region)
+    return dict(_Histogram().calculate_features(levels[~np.isnan(levels)]))
+
+
+def _levels_of(region: Region) -> Any:
+    if np.isnan(region.levels).all():
+        raise DataStructureError(f"intensities below the first grey level, or more than {MOST_LEVELS} levels above it")
+    return region.levels
 
 
 def _texture(matrix: Callable[..., Any], *, directional: bool) -> Callable[[Region], dict[str, float]]:
@@ -358,7 +286,8 @@ def _texture(matrix: Callable[..., Any], *, directional: bool) -> Callable[[Regi
         # over one slice 2-D and 2.5-D are the same numbers, and pooling is 3 ms faster than averaging a single value
         dimension, method = _Z_RAD_AGGREGATION[aggregation.replace("2D", "2_5D") if region.is_slice else aggregation]
         calculator = matrix(dimension, method) if directional else matrix(dimension)
-        arrays = [region.levels.T, region.roi.T.astype(np.int8)] if matrix is GLDZM else [region.levels.T]
+        levels = _levels_of(region).T
+        arrays = [levels, region.roi.T.astype(np.int8)] if matrix is GLDZM else [levels]
         return dict(calculator.calculate_features(*arrays))
 
     return compute
