@@ -157,3 +157,39 @@ def decision_table(decisions: list[dict[str, Any]]) -> Table:
             made["reason"],
         )
     return table
+
+
+def show_study(console: Console, answer: dict[str, Any]) -> None:
+    """Patients, metrics with intervals, what chance gets to, and where the page is."""
+    said = f"{answer['patients']} patients, {answer['positive']} positive; {answer['features']} features"
+    drawn = f"{answer['model']}, {answer['folds']} folds × {answer['repeats']}"
+    sources = {answer["features_file"]: answer["metrics"]}
+    if compared := answer.get("comparison"):
+        sources |= {compared["other"]: compared["metrics"], "difference": compared["difference"]}
+    keys = [key for key in answer["metrics"] if not key.endswith("_interval")]
+    console.print(metric_table(f"{answer['outcome']}: {said}; {drawn}", sources, keys))
+    for line in study_lines(answer):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def study_lines(answer: dict[str, Any]) -> list[str]:
+    """The rest of a study, a line a fact."""
+    lines = [f"left out: {count} {reason}" for reason, count in answer["left_out"].items()]
+    if compared := answer.get("comparison"):
+        delong = f", DeLong p {compared['delong_p']:.3g}" if compared.get("delong_p") is not None else ""
+        lines.append(f"difference: p {compared['p']:.3g}{delong}; {answer['unpaired']} rows without a partner left out")
+    if found := answer.get("permutation"):
+        chance = f"{found['permutations']} permutations reach {found['permuted_mean']:.3f} on average"
+        lines.append(f"{found['metric']} of the first repeat {found['first_repeat']:.3f}; {chance}: p {found['p']:.3g}")
+    if found := answer.get("risk_groups"):
+        lines.append(
+            f"risk groups: {found['high_risk']} high, {found['low_risk']} low; log-rank p {found['log_rank_p']:.3g}"
+        )
+    shown = ", ".join(f"{row['feature']} {row['share_of_folds']:.0%}" for row in answer["selected"][:5])
+    lines.append(f"selected most: {shown}; stability {answer['selection_stability']:.2f}")
+    lines += [
+        f"{key.replace('_', ' ')} {answer[key]}"
+        for key in ("served_model", "model_left_out", "predictions", "report")
+        if key in answer
+    ]
+    return lines

@@ -34,12 +34,14 @@ class FilledGaps(TransformerMixin, BaseEstimator):
         kept = features.loc[:, features.isna().mean() <= self.most_gaps]
         if kept.columns.empty:
             raise ModelError(f"every feature is missing in more than {self.most_gaps:.0%} of a fold's patients")
-        self.medians_ = kept.median()
+        self.kept_, self.medians_ = kept.columns.tolist(), kept.median().to_numpy(np.float64)
         return self
 
     def transform(self, table: pd.DataFrame) -> pd.DataFrame:
         """The kept features without gaps, then the columns aside."""
-        return table[self.medians_.index].fillna(self.medians_).join(table[list(self.aside)])
+        values = table[self.kept_].to_numpy(np.float64)
+        filled = pd.DataFrame(np.where(np.isnan(values), self.medians_, values), table.index, self.kept_)
+        return filled.join(table[list(self.aside)]) if self.aside else filled
 
 
 class Kept(TransformerMixin, BaseEstimator):

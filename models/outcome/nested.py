@@ -17,6 +17,7 @@ from models.outcome.judging import concordance
 from models.outcome.patients import Outcome, Patients
 from models.outcome.pipeline import (
     Setting,
+    estimator,
     fitted_preparation,
     predictor,
     score,
@@ -102,11 +103,13 @@ def inner_fold_scores(
 ) -> Floats:
     """Scores (settings, left) of the patients in `left` by models of those in `known`."""
     prepared = fitted_preparation(inner, known, config, seed)
-    ranked, other = (prepared.transform(inner.table.iloc[rows]) for rows in (known, left))
-    models = [
-        predictor(config, setting, inner.is_survival, seed).fit(ranked, inner.outcome[known]) for setting in settings
-    ]
-    return np.array([score(model, other, inner.is_survival) for model in models])
+    ranked, other = (prepared.transform(inner.table.iloc[rows]).to_numpy() for rows in (known, left))
+    scores = []
+    for setting in settings:  # on bare arrays: column names cost more than the models
+        model = estimator(config, setting.strength, inner.is_survival, seed)
+        model.fit(ranked[:, : setting.number], inner.outcome[known])
+        scores.append(score(model, other[:, : setting.number], inner.is_survival))
+    return np.array(scores)
 
 
 def threshold_of(config: StudyConfig, outcome: Outcome, inner_scores: Floats) -> float:

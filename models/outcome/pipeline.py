@@ -96,12 +96,12 @@ def estimator(config: StudyConfig, strength: float, is_survival: bool, seed: int
 
 
 def whole_pipeline(prepared: Pipeline, predicting: Pipeline) -> Pipeline:
-    """Both fitted halves as one."""
-    return Pipeline([*prepared.steps, *predicting.steps])
+    """Both fitted halves as one; what `first` knows by name need not be ranked again."""
+    return Pipeline([*prepared.steps[:-1], *predicting.steps])
 
 
-def score(predicting: Pipeline, table: pd.DataFrame, is_survival: bool) -> Floats:
-    """(N,): the probability of being positive, or the risk of an early event."""
+def score(predicting: Any, table: pd.DataFrame | Floats, is_survival: bool) -> Floats:
+    """(N,) by a fitted pipeline or model: the probability of being positive, or the risk of an early event."""
     predicted = predicting.predict(table) if is_survival else predicting.predict_proba(table)[:, 1]
     return np.asarray(predicted, np.float64)
 
