@@ -176,20 +176,21 @@ def study_lines(answer: dict[str, Any]) -> list[str]:
     """The rest of a study, a line a fact."""
     lines = [f"left out: {count} {reason}" for reason, count in answer["left_out"].items()]
     if compared := answer.get("comparison"):
-        delong = f", DeLong p {compared['delong_p']:.3g}" if compared.get("delong_p") is not None else ""
-        lines.append(f"difference: p {compared['p']:.3g}{delong}; {answer['unpaired']} rows without a partner left out")
+        delong = f", DeLong p {_told(compared['delong_p'])}" if "delong_p" in compared else ""
+        lines.append(f"difference: p {_told(compared['p'])}{delong}; {answer['unpaired']} patients of one file only")
     if found := answer.get("permutation"):
-        chance = f"{found['permutations']} permutations reach {found['permuted_mean']:.3f} on average"
-        lines.append(f"{found['metric']} of the first repeat {found['first_repeat']:.3f}; {chance}: p {found['p']:.3g}")
-    if found := answer.get("risk_groups"):
+        chance = f"{found['permutations']} permutations reach {_told(found['permuted_mean'])} on average"
         lines.append(
-            f"risk groups: {found['high_risk']} high, {found['low_risk']} low; log-rank p {found['log_rank_p']:.3g}"
+            f"{found['metric']} {_told(found['first_repeat'])} (first repeat); {chance}: p {_told(found['p'])}"
         )
+    if found := answer.get("risk_groups"):
+        sizes = f"{found['high_risk']} high, {found['low_risk']} low"
+        lines.append(f"risk groups: {sizes}; log-rank p {_told(found['log_rank_p'])}")
     shown = ", ".join(f"{row['feature']} {row['share_of_folds']:.0%}" for row in answer["selected"][:5])
-    lines.append(f"selected most: {shown}; stability {answer['selection_stability']:.2f}")
-    lines += [
-        f"{key.replace('_', ' ')} {answer[key]}"
-        for key in ("served_model", "model_left_out", "predictions", "report")
-        if key in answer
-    ]
-    return lines
+    lines.append(f"selected most: {shown}; stability {_told(answer['selection_stability'])}")
+    places = ("served_model", "model_left_out", "predictions", "report")
+    return lines + [f"{key.replace('_', ' ')} {answer[key]}" for key in places if key in answer]
+
+
+def _told(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3g}"

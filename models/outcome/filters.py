@@ -33,7 +33,7 @@ class FilledGaps(TransformerMixin, BaseEstimator):
         features = table.drop(columns=list(self.aside))
         kept = features.loc[:, features.isna().mean() <= self.most_gaps]
         if kept.columns.empty:
-            raise ModelError(f"every feature is missing in more than {self.most_gaps:.0%} of a fold's patients")
+            raise ModelError(f"every feature is missing in more than {100 * self.most_gaps:g} % of a fold's patients")
         self.kept_, self.medians_ = kept.columns.tolist(), kept.median().to_numpy(np.float64)
         return self
 

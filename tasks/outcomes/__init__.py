@@ -1,1 +1,1 @@
-"""Outcome studies: from the Parquet of `radiomics` to figures that no leak has flattered, and a model of all patients."""
+"""Outcome studies: from the Parquet of `radiomics` to figures without leaks, and to a model of all patients."""

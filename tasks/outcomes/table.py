@@ -1,4 +1,4 @@
-"""The Parquet of `radiomics` as a study reads it: which of its columns are features is what its data dictionary says."""
+"""The Parquet of `radiomics` as a study reads it; its data dictionary says which of its columns are features."""
 
 from pathlib import Path
 from typing import NamedTuple
