@@ -15,10 +15,12 @@ class StudyConfig(Config):
 
     `model` None: logistic for an outcome, cox for a survival time. `penalties` is the grid of the logistic's λ = 1/C
     and of Cox's ridge penalty, `leaf_sizes` that of the forests, `numbers` that of how many features are taken.
+    `differing` is what becomes of labels in which a patient's cases differ, such as two eyes of other grades;
     `positive_from` is the outcome from which on a patient counts as positive, by default the greater of two values.
     """
 
     lesions: Literal["largest", "mean", "whole"] = "largest"
+    differing: Literal["refuse", "highest"] = "refuse"
     positive_from: float | None = None
     most_gaps: Share = 0.2
     most_correlated: Share = 0.9

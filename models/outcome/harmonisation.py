@@ -49,14 +49,14 @@ def fit_combat(features: Floats, batch: Sequence[str], covariates: Floats) -> Co
     """
     names, rows = np.unique(np.asarray(batch, str), return_inverse=True)
     counts = np.bincount(rows)
-    check_batches(names, counts)
+    check_batches(names.tolist(), counts)
     design = np.hstack([np.eye(len(names))[rows], covariates])
     if np.linalg.matrix_rank(design) < design.shape[1]:
         raise ModelError("the covariates to preserve are constant, or tell the scanner: their effects cannot be parted")
-    effects = np.linalg.lstsq(design, features, rcond=None)[0]
-    alpha, beta = counts @ effects[: len(names)] / len(rows), effects[len(names) :]
-    sigma = np.sqrt(((features - design @ effects) ** 2).mean(axis=0))
-    sigma = np.where(sigma > 0, sigma, 1.0)
+    effects = np.asarray(np.linalg.lstsq(design, features, rcond=None)[0], np.float64)
+    alpha, beta = np.average(effects[: len(names)], axis=0, weights=counts), effects[len(names) :]
+    residual = np.sqrt(((features - design @ effects) ** 2).mean(axis=0))
+    sigma = np.asarray(np.where(residual > 0, residual, 1.0), np.float64)
     z = (features - alpha - covariates @ beta) / sigma
     shrunk = [shrunk_batch(z[rows == position]) for position in range(len(names))]
     gamma, delta = (np.array(values) for values in zip(*shrunk, strict=True))

@@ -98,7 +98,7 @@ def patients_of(rows: pd.DataFrame, features: Sequence[str], asked: Asked, confi
     check_columns(rows, features, asked)
     rows = rows.assign(patient_id=rows["patient_id"].astype(str))
     lesions = lesion_rows(rows, config)
-    labels = patient_labels(rows, asked.columns)
+    labels = patient_labels(rows, asked.columns, config.differing == "highest")
     without = {f"without {column}": int(labels[column].isna().sum()) for column in asked.columns}
     known = labels.dropna()
     left_out = {**without, "without a lesion": int((~known.index.isin(lesions["patient_id"])).sum())}
@@ -165,16 +165,19 @@ def measured_by_patient(lesions: pd.DataFrame, features: list[str], config: Stud
     return measured.astype(np.float64).replace([np.inf, -np.inf], np.nan)
 
 
-def patient_labels(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """One value a patient of each label; ModelError where two of their cases differ."""
+def patient_labels(rows: pd.DataFrame, columns: list[str], takes_highest: bool) -> pd.DataFrame:
+    """One value a patient of each label; where their cases differ the highest, or a ModelError."""
     grouped = rows.groupby("patient_id")[columns]
+    if takes_highest:
+        return grouped.max()
     counts = grouped.nunique()
     for column in columns:
         if differing := counts.index[counts[column] > 1].tolist():
             values = sorted(rows.loc[rows["patient_id"] == differing[0], column].dropna().unique())
             shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
             raise ModelError(
-                f"patient {differing[0]} has several values of {column}: {shown}; a study needs one a patient"
+                f"patient {differing[0]} has several values of {column}: {shown}; a study needs one a patient "
+                "(--set differing=highest takes the highest)"
             )
     return grouped.first()
 

@@ -71,7 +71,7 @@ def relevance(features: Floats, outcome: Outcome, kind: str, seed: int = 0) -> F
     if kind == "f":
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = f_classif(features, outcome)[0]
-        return np.nan_to_num(statistic, nan=0.0, posinf=np.finfo(np.float64).max)
+        return np.asarray(np.nan_to_num(statistic, nan=0.0, posinf=np.finfo(np.float64).max))
     return np.asarray(mutual_info_classif(features, outcome, random_state=seed))
 
 

@@ -152,6 +152,6 @@ def test_features_of_a_cohort_are_studied_as_radiomics_writes_them(
     table = tmp_path / "features.parquet"
     done = command("radiomics", fundus_cohort, "--masks", "-o", table)
     assert done.status == 0, done.err
-    answer = study(table, "--outcome", "grade", "--set", "positive_from=3", "--set", "lesions=whole")
+    answer = study(table, "--outcome", "grade", "--set", "positive_from=3", "--set", "differing=highest")
     assert answer["patients"] > 10
     assert not {"n_pixels", "area", "grade"} & {row["feature"] for row in answer["selected"]}

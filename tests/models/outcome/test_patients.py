@@ -85,3 +85,5 @@ def test_patient_with_two_outcomes_is_named():
     rows = LESIONS.assign(response=[1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
     with pytest.raises(ModelError, match="patient b has several values of response: 0, 1"):
         patients_of(rows, FEATURES, Asked(outcome="response"), StudyConfig())
+    highest = patients_of(rows, FEATURES, BY_CLASS, StudyConfig(differing="highest"))
+    assert highest.outcome.tolist() == [0, 1, 0]
