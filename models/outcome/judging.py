@@ -117,6 +117,15 @@ def calibration_draws(is_positive: Flags, probability: Floats, resampled: Resamp
     return np.where(defined, slope, np.nan), np.where(defined, intercept, np.nan)
 
 
+def calibration_line(is_positive: Flags, probability: Floats) -> tuple[float, float]:
+    """Slope b and intercept a of (1), fitted together: the line that a calibration plot shows."""
+    clipped = np.clip(probability, _EDGE, 1 - _EDGE)
+    logit = np.log(clipped / (1 - clipped))
+    design = np.stack([np.ones_like(logit), logit])
+    found = newton(design, np.zeros_like(logit), is_positive.astype(np.float64), np.ones((1, len(logit))))
+    return float(found[0, 1]), float(found[0, 0])
+
+
 def newton(design: Floats, offset: Floats, truth: Floats, weights: Floats) -> Floats:
     """Coefficients (R, K) of weighted logistic regressions on `design` (K, N), one a row of `weights` (R, N)."""
     beta = np.zeros((len(weights), len(design)))

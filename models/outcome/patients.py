@@ -19,8 +19,8 @@ Outcome = npt.NDArray[Any]
 """(N,): 0 and 1, or the structured `event` (bool) and `time` (float64) of `survival_outcome`."""
 
 WHOLE = "all"  # the lesion class of a case's whole mask
-SIZES = ("n_pixels", "n_voxels")
-ROW_COLUMNS = ("case_id", "patient_id", "split", "lesion", "lesion_class", "units", "reason", *SIZES)
+SIZE = "n_pixels"  # of a volume its voxels
+ROW_COLUMNS = ("case_id", "patient_id", "split", "lesion", "lesion_class", "units", "reason", SIZE)
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,10 @@ def label_columns(rows: pd.DataFrame, features: Iterable[str]) -> list[str]:
 
 def check_columns(rows: pd.DataFrame, features: Sequence[str], asked: Asked) -> None:
     """ModelError that names what there is where something asked for is not."""
-    if missing := {"patient_id", "lesion_class"} - set(rows.columns):
-        raise ModelError(f"the table has no column {', '.join(sorted(missing))}; `lesionflow radiomics` writes one")
+    if missing := {"patient_id", "lesion_class", SIZE} - set(rows.columns):
+        raise ModelError(
+            f"the table has no column {', '.join(sorted(missing))}; `lesionflow radiomics` writes such a table"
+        )
     if not features:
         raise ModelError("the table has no feature that its data dictionary names")
     labels = label_columns(rows, features)
@@ -143,16 +145,7 @@ def check_columns(rows: pd.DataFrame, features: Sequence[str], asked: Asked) -> 
 def lesion_rows(rows: pd.DataFrame, config: StudyConfig) -> pd.DataFrame:
     """The rows that may speak for a patient: single lesions, or with `whole` those of the whole mask; none empty."""
     is_whole = rows["lesion_class"] == WHOLE
-    size = size_column(rows)
-    return rows[(is_whole == (config.lesions == "whole")) & (rows[size] > 0)]
-
-
-def size_column(rows: pd.DataFrame) -> str:
-    """The column by which the largest lesion is told."""
-    for column in SIZES:
-        if column in rows.columns:
-            return column
-    raise ModelError(f"the table has no column {' or '.join(SIZES)} to tell the largest lesion by")
+    return rows[(is_whole == (config.lesions == "whole")) & (rows[SIZE] > 0)]
 
 
 def measured_by_patient(lesions: pd.DataFrame, features: list[str], config: StudyConfig) -> pd.DataFrame:
@@ -160,7 +153,7 @@ def measured_by_patient(lesions: pd.DataFrame, features: list[str], config: Stud
     if config.lesions == "mean":
         measured = lesions.groupby("patient_id")[features].mean()
     else:
-        order = lesions.sort_values(size_column(lesions), ascending=False, kind="stable")
+        order = lesions.sort_values(SIZE, ascending=False, kind="stable")
         measured = order.drop_duplicates("patient_id").set_index("patient_id")[features]
     return measured.astype(np.float64).replace([np.inf, -np.inf], np.nan)
 

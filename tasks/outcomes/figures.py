@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.special import expit, logit
 
 from models.outcome.curves import CalibrationGroups, RocBand
@@ -88,7 +89,7 @@ def add_numbers_at_risk(axes: Axes, outcome: Any, is_high: npt.NDArray[np.bool_]
     for row, ((name, colour), chosen) in enumerate(zip(GROUPS, (~is_high, is_high), strict=True)):
         height = -0.2 - 0.06 * row
         place = axes.get_xaxis_transform()
-        axes.text(-0.02, height, name, transform=axes.transAxes, ha="right", fontsize=8, color=colour)
+        axes.text(-0.04, height, name, transform=axes.transAxes, ha="right", fontsize=8, color=colour)
         for tick in ticks:
             count = int((outcome["time"][chosen] >= tick).sum())
             axes.text(tick, height, f"{count}", transform=place, ha="center", fontsize=8, color=colour)
@@ -110,6 +111,7 @@ def permutation_figure(permuted: Sequence[float], observed: float, metric: str, 
     axes.axvline(observed, color=COLOURS[1], label=f"true outcomes, p = {p:.2g}")
     axes.axvline(0.5, color="grey", linestyle=":")
     axes.set(xlabel=f"{metric}, first repeat", ylabel="permutations")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
     return figure
 

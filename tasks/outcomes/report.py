@@ -7,6 +7,7 @@ import pandas as pd
 
 from models.outcome import Fitted
 from models.outcome.curves import calibration_groups, roc_band
+from models.outcome.judging import calibration_line
 from tasks.evaluation import with_interval
 from tasks.outcomes.figures import (
     calibration_figure,
@@ -39,7 +40,7 @@ METRICS = (
     "included. Means over repeats; 95 % intervals by resampling patients."
 )
 CURVES = "Mean over repeats; the band holds 95 % of the resamples of patients."
-CALIBRATION = "First repeat, in groups of equal size with Wilson's 95 % intervals. Slope as in the table."
+CALIBRATION = "First repeat, in groups of equal size with Wilson's 95 % intervals."
 SURVIVAL = "First repeat. High risk is above the median risk of the training patients of the fold that held one out."
 PERMUTED = "The whole pipeline, with outcomes shuffled between patients; the same number of folds, one repeat."
 MOST_GROUPS, PATIENTS_A_GROUP = 10, 20
@@ -93,8 +94,7 @@ def curve_sections(plan: Plan, done: Done, answer: dict[str, Any]) -> list[Secti
     judged = judged_of(plan.first, done.folds[FIRST])
     count = max(2, min(MOST_GROUPS, len(judged.outcome) // PATIENTS_A_GROUP))
     groups = calibration_groups(judged.outcome == 1, judged.scores[0], count)
-    told = answer["metrics"]
-    line = (told["calibration_slope"], told["calibration_intercept"])
+    line = calibration_line(judged.outcome == 1, judged.scores[0])
     return [
         Section("ROC", CURVES, figure=roc_figure(bands)),
         Section("Calibration", CALIBRATION, figure=calibration_figure(groups, judged.scores[0], *line)),

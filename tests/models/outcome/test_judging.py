@@ -8,7 +8,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 from models.metrics.bootstrap import patient_resamples
 from models.outcome import Judged, concordance, metric_draws
 from models.outcome.curves import calibration_groups, roc_band
-from models.outcome.judging import calibration_draws, observed_share, pair_draws, survival_draws
+from models.outcome.judging import calibration_draws, calibration_line, observed_share, pair_draws, survival_draws
 from models.outcome.nested import youden_threshold
 from models.outcome.survival import kaplan_meier
 from tests.models.outcome.patients import BY_TIME, simulated, simulated_patients
@@ -39,6 +39,13 @@ def test_calibration_equals_a_logistic_regression_of_each_resample():
         assert slope == pytest.approx(other.coef_[0, 0], abs=1e-3)
         expected = 1 / (1 + np.exp(-(logit + intercept)))
         assert np.average(expected, weights=weight) == pytest.approx(np.average(TRUTH, weights=weight), abs=1e-5)
+
+
+def test_calibration_line_equals_a_logistic_regression():
+    logit = np.log(PROBABILITY / (1 - PROBABILITY))
+    other = LogisticRegression(C=np.inf, tol=1e-9).fit(logit[:, None], TRUTH)
+    expected = (other.coef_[0, 0], other.intercept_[0])
+    assert calibration_line(TRUTH, PROBABILITY) == pytest.approx(expected, abs=1e-3)
 
 
 def test_right_probabilities_have_slope_one_and_intercept_zero():
