@@ -166,8 +166,10 @@ def show_study(console: Console, answer: dict[str, Any]) -> None:
     sources = {answer["features_file"]: answer["metrics"]}
     if compared := answer.get("comparison"):
         sources |= {compared["other"]: compared["metrics"], "difference": compared["difference"]}
-    keys = [key for key in answer["metrics"] if not key.endswith("_interval")]
-    console.print(metric_table(f"{answer['outcome']}: {said}; {drawn}", sources, keys))
+    table = Table("metric", *sources, title=f"{answer['outcome']}: {said}; {drawn}", title_justify="left")
+    for key in [key for key in answer["metrics"] if not key.endswith("_interval")]:
+        table.add_row(key, *(with_interval(metrics, key) for metrics in sources.values()))
+    console.print(table)
     for line in study_lines(answer):
         console.print(line, soft_wrap=True, highlight=False)
 
@@ -184,8 +186,8 @@ def study_lines(answer: dict[str, Any]) -> list[str]:
             f"{found['metric']} {_told(found['first_repeat'])} (first repeat); {chance}: p {_told(found['p'])}"
         )
     if found := answer.get("risk_groups"):
-        sizes = f"{found['high_risk']} high, {found['low_risk']} low"
-        lines.append(f"risk groups: {sizes}; log-rank p {_told(found['log_rank_p'])}")
+        sizes = f"{found['high']} high, {found['low']} low"
+        lines.append(f"predicted groups: {sizes}; log-rank p {_told(found['log_rank_p'])}")
     shown = ", ".join(f"{row['feature']} {row['share_of_folds']:.0%}" for row in answer["selected"][:5])
     lines.append(f"selected most: {shown}; stability {_told(answer['selection_stability'])}")
     places = ("served_model", "model_left_out", "predictions", "report")

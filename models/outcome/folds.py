@@ -1,7 +1,5 @@
 """Folds of patients, with positives, or events, spread evenly; of each scanner too where one harmonises."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -54,8 +52,3 @@ def permuted(patients: Patients, seed: int, number: int) -> Patients:
     """The patients with their outcomes shuffled, time and event together; `number` tells one shuffle from another."""
     order = np.random.default_rng(derived_seed(seed, 1, number)).permutation(len(patients.table))
     return patients.with_outcome(patients.outcome[order])
-
-
-def held_out_once(parts: Sequence[Rows], patients: int) -> bool:
-    """Whether the held-out rows of a repeat name each patient once."""
-    return bool(np.array_equal(np.sort(np.concatenate(list(parts))), np.arange(patients)))

@@ -17,7 +17,7 @@ from tasks.training.figures import COLOURS
 
 Floats = npt.NDArray[np.float64]
 _EDGE = 1e-3
-GROUPS = (("low risk", COLOURS[0]), ("high risk", COLOURS[1]))
+GROUPS = (("low", COLOURS[0]), ("high", COLOURS[1]))
 
 
 def roc_figure(bands: dict[str, tuple[RocBand, str]]) -> Figure:
@@ -57,7 +57,7 @@ def calibration_figure(groups: CalibrationGroups, probability: Floats, slope: fl
 
 
 def survival_figure(outcome: Any, is_high: npt.NDArray[np.bool_], time: str, p: float) -> Figure:
-    """Kaplan–Meier curves of low and high risk with 95 % bands, and how many are at risk."""
+    """Kaplan–Meier curves of low and high scores with 95 % bands, and how many are at risk."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     last = float(outcome["time"].max())
@@ -65,7 +65,7 @@ def survival_figure(outcome: Any, is_high: npt.NDArray[np.bool_], time: str, p: 
     for (name, colour), chosen in zip(GROUPS, (~is_high, is_high), strict=True):
         if chosen.any():
             members = outcome[chosen]
-            draw_survival(axes, kaplan_meier(members), members, f"{name} ({int(chosen.sum())})", colour)
+            draw_survival(axes, kaplan_meier(members), members, f"{name} score ({int(chosen.sum())})", colour)
     axes.set(xlabel=time, ylabel="without the event", xlim=(0, last), ylim=(0, 1.02), xticks=ticks)
     said = f"log-rank p {p:.2g}" if p >= 0.001 else "log-rank p < 0.001"
     axes.set_title(said if np.isfinite(p) else "one group only", fontsize=10)

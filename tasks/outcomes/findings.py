@@ -83,8 +83,8 @@ def group_finding(patients: Patients, folds: Folds) -> dict[str, Any]:
     groups, followed = high_risk(patients, folds), survival_of(patients)
     values = [log_rank_p(followed, group) for group in groups]
     return {
-        "high_risk": int(groups[0].sum()),
-        "low_risk": int((~groups[0]).sum()),
+        "high": int(groups[0].sum()),
+        "low": int((~groups[0]).sum()),
         "log_rank_p": values[0],
         "log_rank_p_by_repeat": values,
     }

@@ -41,7 +41,10 @@ METRICS = (
 )
 CURVES = "Mean over repeats; the band holds 95 % of the resamples of patients."
 CALIBRATION = "First repeat, in groups of equal size with Wilson's 95 % intervals."
-SURVIVAL = "First repeat. High risk is above the median risk of the training patients of the fold that held one out."
+SURVIVAL = (
+    "First repeat. High is a score above the median of the training patients of the fold that held one out: a risk, or "
+    "the probability of being positive."
+)
 PERMUTED = "The whole pipeline, with outcomes shuffled between patients; the same number of folds, one repeat."
 MOST_GROUPS, PATIENTS_A_GROUP = 10, 20
 
@@ -107,7 +110,7 @@ def survival_sections(plan: Plan, done: Done, answer: dict[str, Any]) -> list[Se
         return []
     groups = high_risk(plan.first, done.folds[FIRST])[0]
     figure = survival_figure(survival_of(plan.first), groups, str(plan.asked.time), found["log_rank_p"])
-    return [Section("Survival of the risk groups", SURVIVAL, figure=figure)]
+    return [Section("Survival of the predicted groups", SURVIVAL, figure=figure)]
 
 
 def permutation_sections(done: Done, answer: dict[str, Any]) -> list[Section]:
