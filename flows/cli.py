@@ -172,6 +172,44 @@ def radiomics(
 
 
 @app.command()
+def study(
+    features: Annotated[str, typer.Argument(metavar="FEATURES.parquet", help="What `radiomics` wrote.")],
+    outcome: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Two classes: the greater value, or --set positive_from=NUMBER.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="OTHER.parquet", help="Features of other masks of the same patients.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="A survival time …")] = None,
+    event: Annotated[str | None, typer.Option(metavar="COLUMN", help="… and whether it ended in the event.")] = None,
+    harmonise: Annotated[str | None, typer.Option(metavar="COLUMN", help="ComBat across its values: scanners.")] = None,
+    stability: Annotated[
+        str | None, typer.Option(metavar="FILE.csv", help="Only features with a large enough icc in it.")
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Outer folds, by patient.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="So many draws of the folds.")] = 3,
+    split: Split = [],  # noqa: B006
+    settings: Set = [],  # noqa: B006
+    seed: Seed = 0,
+    workers: Workers = None,
+    json_file: Json = None,
+) -> None:
+    """What lesion features say of an outcome, by nested cross-validation that keeps patients apart.
+
+    Example: `lesionflow study features.parquet --outcome response --compare found.parquet --json study.json`
+
+    Example: `lesionflow study features.parquet --time survival_days --event death --harmonise scanner`
+    """
+    from flows.show import show_study
+    from flows.study import study as flow
+
+    chosen = {"folds": folds, "repeats": repeats, "seed": seed, **parsed(settings)}
+    answer = flow(features, outcome, compare, time, event, harmonise, stability, split, chosen, workers)
+    show_study(console, answer)
+    save_json(json_file, answer)
+
+
+@app.command()
 def systems(system: Annotated[str | None, typer.Argument(help="Show one, with its settings.")] = None) -> None:
     """The published systems that can be trained.
 

@@ -157,3 +157,42 @@ def decision_table(decisions: list[dict[str, Any]]) -> Table:
             made["reason"],
         )
     return table
+
+
+def show_study(console: Console, answer: dict[str, Any]) -> None:
+    """Patients, metrics with intervals, what chance gets to, and where the page is."""
+    said = f"{answer['patients']} patients, {answer['positive']} positive; {answer['features']} features"
+    drawn = f"{answer['model']}, {answer['folds']} folds × {answer['repeats']}"
+    sources = {answer["features_file"]: answer["metrics"]}
+    if compared := answer.get("comparison"):
+        sources |= {compared["other"]: compared["metrics"], "difference": compared["difference"]}
+    table = Table("metric", *sources, title=f"{answer['outcome']}: {said}; {drawn}", title_justify="left")
+    for key in [key for key in answer["metrics"] if not key.endswith("_interval")]:
+        table.add_row(key, *(with_interval(metrics, key) for metrics in sources.values()))
+    console.print(table)
+    for line in study_lines(answer):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def study_lines(answer: dict[str, Any]) -> list[str]:
+    """The rest of a study, a line a fact."""
+    lines = [f"left out: {count} {reason}" for reason, count in answer["left_out"].items()]
+    if compared := answer.get("comparison"):
+        delong = f", DeLong p {_told(compared['delong_p'])}" if "delong_p" in compared else ""
+        lines.append(f"difference: p {_told(compared['p'])}{delong}; {answer['unpaired']} patients of one file only")
+    if found := answer.get("permutation"):
+        chance = f"{found['permutations']} permutations reach {_told(found['permuted_mean'])} on average"
+        lines.append(
+            f"{found['metric']} {_told(found['first_repeat'])} (first repeat); {chance}: p {_told(found['p'])}"
+        )
+    if found := answer.get("risk_groups"):
+        sizes = f"{found['high']} high, {found['low']} low"
+        lines.append(f"predicted groups: {sizes}; log-rank p {_told(found['log_rank_p'])}")
+    shown = ", ".join(f"{row['feature']} {row['share_of_folds']:.0%}" for row in answer["selected"][:5])
+    lines.append(f"selected most: {shown}; stability {_told(answer['selection_stability'])}")
+    places = ("served_model", "model_left_out", "predictions", "report")
+    return lines + [f"{key.replace('_', ' ')} {answer[key]}" for key in places if key in answer]
+
+
+def _told(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3g}"

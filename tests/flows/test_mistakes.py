@@ -99,5 +99,5 @@ def test_unknown_system_model_label_map_and_method(command: Command, fundus_coho
 
 
 def test_help_shows_an_example_for_every_verb(command: Command):
-    for verb in ("demo", "ingest", "info", "train", "localize", "evaluate", "radiomics", "systems"):
+    for verb in ("demo", "ingest", "info", "train", "localize", "evaluate", "radiomics", "study", "systems"):
         assert "Example" in command(verb, "--help").out
