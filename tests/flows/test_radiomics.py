@@ -65,9 +65,7 @@ def test_volumes_are_measured_by_a_preset_and_their_features_for_stability(
     assert json.loads(answer.read_text())["reused"]
 
 
-def test_stability_of_photographs_without_masks_of_their_own_rests_on_found_lesions(
-    command: Command, fundus_cohort: Path, tmp_path: Path
-):
+def test_stability_rests_on_a_sample_of_the_lesions(command: Command, fundus_cohort: Path, tmp_path: Path):
     out = tmp_path / "features.parquet"
     few = ["--set", "families=[intensity_statistics]", "--set", "stability.lesions=5", "--set", "min_pixels=6"]
     done = command("radiomics", fundus_cohort, "--masks", "--split", "test", "-o", out, *few)
