@@ -112,7 +112,8 @@ def permutation_figure(permuted: Sequence[float], observed: float, metric: str, 
     axes.axvline(0.5, color="grey", linestyle=":")
     axes.set(xlabel=f"{metric}, first repeat", ylabel="permutations")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8)
+    axes.margins(y=0.35)  # room for the legend
+    axes.legend(fontsize=8, loc="upper right")
     return figure
 
 
