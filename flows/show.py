@@ -161,7 +161,8 @@ def decision_table(decisions: list[dict[str, Any]]) -> Table:
 
 def show_study(console: Console, answer: dict[str, Any]) -> None:
     """Patients, metrics with intervals, what chance gets to, and where the page is."""
-    said = f"{answer['patients']} patients, {answer['positive']} positive; {answer['features']} features"
+    kind = "with the event" if "harrell_c" in answer["metrics"] else "positive"
+    said = f"{answer['patients']} patients, {answer['positive']} {kind}; {answer['features']} features"
     drawn = f"{answer['model']}, {answer['folds']} folds × {answer['repeats']}"
     sources = {answer["features_file"]: answer["metrics"]}
     if compared := answer.get("comparison"):
