@@ -166,19 +166,22 @@ class ClassResponse(System):
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Score, tumour and response of a batch."""
-        image = batch["image"]
-        responses = self.responses(self.to_input(image))
-        score = self.target(self.evidence(responses))
+        score = self.target(self(self.to_input(batch["image"])))
+        response, mask = self.found(batch["image"], score > 0)
+        return {"score": score, "saliency": response * mask, "mask": mask[:, None]}
+
+    @torch.no_grad()
+    def found(self, image: Tensor, is_second: Tensor) -> tuple[Tensor, Tensor]:
+        """The back-projected response of the types that `is_second` (B,) names, and the tumour: (B, z, y, x) each.
+
+        Where the whole volume is searched, the response is 1 everywhere.
+        """
         z, y, x = image.shape[2:]
-        views = self.class_maps(responses, score > 0, (z, y, x))
+        views = self.class_maps(self.responses(self.to_input(image)), is_second, (z, y, x))
         response = back_projected(views).float()
-        mask = tumour_masks(image[:, 0], response, self.config.back_projection)
-        everywhere = self.config.back_projection.search == "volume"
-        return {
-            "score": score,
-            "saliency": mask.float() if everywhere else response * mask,
-            "mask": mask[:, None],
-        }
+        if self.config.back_projection.search == "volume":
+            response = torch.ones_like(response)
+        return response, tumour_masks(image[:, 0], response, self.config.back_projection)
 
     def class_maps(self, responses: Tensor, is_second: Tensor, grid: Grid) -> Views:
         """M_c of the types that `is_second` (B,) bool names, on the pixels of the views of volumes of `grid`."""

@@ -20,7 +20,7 @@ from tasks.evaluation import evaluate_maps
 from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
 from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
-from tasks.reproduction.plan import Plan, Trial, map_settings
+from tasks.reproduction.plan import Plan, Trial, map_settings, method_of
 from tasks.reproduction.runs import TRIAL, Answer, adopt, nest, trial_run
 from tasks.reuse import finished, remember
 from tasks.tracking.runs import TrackedRun
@@ -128,14 +128,13 @@ def localizer(wanted: Maps, system: type[System]) -> Callable[..., Answer]:
     """The step of `localize` that makes an arm's maps, with the arm's own settings.
 
     Raises:
-        ModelError: the system makes its own maps, and is given settings for them.
+        ModelError: the system makes its own maps, and is given settings that they do not take.
     """
-    method = wanted.method or (system.localization if wanted.saliency is None else "saliency")
-    match method:
+    match method_of(wanted, system):
         case "own":
-            if wanted.saliency or wanted.settings:
+            if wanted.saliency or (wanted.settings and system.map_settings is None):
                 raise ModelError(f"{system.name} makes its own maps, which take no settings; name another method")
-            return localize_own
+            return partial(localize_own, settings=wanted.settings)
         case "saliency":
             return partial(localize_saliency, saliency=wanted.saliency, settings=wanted.settings)
         case _:

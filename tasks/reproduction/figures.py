@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from models.metrics import FrocCurve, PrecisionRecallCurve
 from storage.cohort import Cohort
-from tasks.figures import outline_lesions, overlay, show_image
+from tasks.figures import outline_lesions, overlay, picture, show_image, view_of
 from tasks.training.figures import COLOURS, counted_on, logarithmic
 
 ABREAST = 8
@@ -107,19 +107,15 @@ def gallery(cohort: Cohort, maps: Mapping[str, str], cases: Sequence[int], lesio
     for place in axes.flat:
         place.set_axis_off()
     for number, case in enumerate(cases):
-        image, first = cohort.image(case), axes[number * len(parts)]
-        show_truth(first, image, truth(cohort, case, lesions), str(cohort.table.at[case, "case_id"]))
+        image, masks = picture(cohort, case)
+        view = view_of(cohort, cohort.image(case), cohort.masks(case))
+        counted = masks[[cohort.lesions.index(name) for name in lesions]] if len(masks) else masks
+        show_truth(axes[number * len(parts)], image, counted, str(cohort.table.at[case, "case_id"]))
         for row, arms in zip(axes[number * len(parts) :], parts, strict=False):
             for place, arm in zip(row[2:], arms, strict=False):
-                overlay(place, image, found[arm][number], scales[arm])
+                overlay(place, image, view.of(found[arm][number]), scales[arm])
                 place.set_title(f"{arm}\nfull at {scales[arm]:.2g}", fontsize=6.5)
     return figure
-
-
-def truth(cohort: Cohort, case: int, lesions: Sequence[str]) -> np.ndarray:
-    """The masks of the lesion classes that count, (L, y, x)."""
-    masks = cohort.masks(case)
-    return masks[[cohort.lesions.index(name) for name in lesions]] if len(masks) else masks
 
 
 def show_truth(row: Sequence[Axes], image: np.ndarray, masks: np.ndarray, case_id: str) -> None:

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from models.config import Config, validated
 from models.errors import ModelError
 from models.registry import registered
+from models.system import Localization, System
 from storage.cohort import Cohort
 from tasks.engine.job import TrainerSettings
 from tasks.experiments import merged
@@ -173,10 +174,18 @@ def stages_of(experiment: Experiment, name: str, cohort: Cohort) -> list[str]:
     system = entry.system(config)
     checked(name)
     try:
-        refinement_config(system, map_settings(arm.localize))
+        if method_of(arm.localize, entry.system) == "own":
+            system.with_map_settings(map_settings(arm.localize))
+        else:
+            refinement_config(system, map_settings(arm.localize))
     except ModelError as error:
         raise ModelError(f"{where}.localize: {error}") from error
     return list(system.stages())
+
+
+def method_of(maps: Maps, system: type[System]) -> Localization:
+    """How an arm's maps are made."""
+    return maps.method or (system.localization if maps.saliency is None else "saliency")
 
 
 def map_settings(maps: Maps) -> dict[str, Any]:
