@@ -121,8 +121,8 @@ class Projected(System):
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Tumour and response of a batch."""
         image = batch["image"]
-        z, y, x = image.shape[2:]
         probability = self.logits(self.to_input(image)).sigmoid()[:, 0]
+        z, y, x = image.shape[2:]
         response = back_projected(unstacked(probability, (z, y, x))).float()
         mask = tumour_masks(image[:, 0], response, self.config.back_projection)
         return {"score": response.flatten(1).amax(dim=1), "saliency": response * mask, "mask": mask[:, None]}
