@@ -78,6 +78,7 @@ NAMES = tuple(_OPENERS)
 _SIMULATORS = {
     "sim:fundus": "simulated_fundus.SimulatedFundus",
     "sim:glaucoma": "simulated_glaucoma.SimulatedGlaucoma",
+    "sim:pet": "simulated_pet.SimulatedPet",
     "sim:skin_biomarkers": "skin_biomarkers.SkinBiomarkers",
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from storage.case import Case, Listed
 from storage.errors import SourceError
-from storage.geometry import plain
+from storage.geometry import Geometry, plain
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def parse(address: str, allowed: Parameters) -> Given:
     """
     simulator, _, query = address.partition("?")
     if simulator != allowed.address:
-        raise SourceError(f"{address}: no such simulator; it should read {allowed.address}?cases=200&size=128&seed=0.")
+        raise SourceError(f"{address}: no such simulator; it should read {allowed.address}?cases=200&seed=0.")
     given = Given()
     for name, _, text in (option.partition("=") for option in query.split("&") if option):
         if name in given.numbers or name in given.folders:
@@ -72,22 +72,21 @@ def number_of(key: Listed) -> int:
 
 
 class SimulatedCohort(ABC):
-    """`cases` colour photographs of `size` × `size` pixels; `given` is what its address says besides, as `&name=…`."""
+    """`cases` images; `detail` says how finely, as the address does (`size=128`), `given` what it says besides."""
 
-    dims = ("y", "x")
-    channels: tuple[str, ...] = ("red", "green", "blue")
+    dims: tuple[str, ...]
+    channels: tuple[str, ...]
 
-    def __init__(self, simulator: str, cases: int, size: int, seed: int, given: str = ""):
+    def __init__(self, simulator: str, cases: int, detail: str, seed: int, given: str = ""):
         self.cases = cases
-        self.size = size
         self.seed = seed
-        self.address = f"{simulator}?cases={cases}&size={size}&seed={seed}{given}"
-        self._file = f"{simulator}?size={size}&seed={seed}{given}"
+        self.address = f"{simulator}?cases={cases}&{detail}&seed={seed}{given}"
+        self._file = f"{simulator}?{detail}&seed={seed}{given}"
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """A square."""
-        return self.size, self.size
+    @abstractmethod
+    def grid(self) -> tuple[int, ...]:
+        """The shape that all cases share."""
 
     def listing(self) -> Sequence[Listed]:
         """One entry a case, in order, without drawing anything."""
@@ -105,8 +104,14 @@ class SimulatedCohort(ABC):
     def sha256(self, key: Listed) -> str:
         """Digest of all that decides the picture."""
 
-    def _case(
-        self, key: Listed, image: np.ndarray, labels: dict[str, float], masks: dict[str, np.ndarray], spacing_mm: float
+    def _imaged(
+        self,
+        key: Listed,
+        image: np.ndarray,
+        labels: dict[str, float],
+        masks: dict[str, np.ndarray],
+        geometry: Geometry,
+        acquisition: Mapping[str, str | float] | None = None,
     ) -> Case:
         return Case(
             case_id=key.case_id,
@@ -116,8 +121,30 @@ class SimulatedCohort(ABC):
             image=image,
             labels=labels,
             masks=masks,
-            geometry=plain(self.grid, (spacing_mm, spacing_mm)),
+            geometry=geometry,
+            acquisition=acquisition or {},
         )
+
+
+class SimulatedPhotographs(SimulatedCohort):
+    """`cases` colour photographs of `size` × `size` pixels; `given` is what the address says besides, as `&name=…`."""
+
+    dims = ("y", "x")
+    channels = ("red", "green", "blue")
+
+    def __init__(self, simulator: str, cases: int, size: int, seed: int, given: str = ""):
+        super().__init__(simulator, cases, f"size={size}", seed, given)
+        self.size = size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """A square."""
+        return self.size, self.size
+
+    def _case(
+        self, key: Listed, image: np.ndarray, labels: dict[str, float], masks: dict[str, np.ndarray], spacing_mm: float
+    ) -> Case:
+        return self._imaged(key, image, labels, masks, plain(self.grid, (spacing_mm, spacing_mm)))
 
 
 def _whole_number(address: str, name: str, text: str, allowed: Parameters) -> int:

@@ -2,7 +2,7 @@
 
 from storage.case import Listed
 from storage.errors import SourceError
-from storage.sources.simulated import Parameters, SimulatedCohort, number_of, parse, stream
+from storage.sources.simulated import Parameters, SimulatedPhotographs, number_of, parse, stream
 
 FIELD_MM = 12.0  # of retina across the field of view, which makes the optic disc 1.9 mm wide
 SECOND_EYES = 0.8  # share of patients with both eyes photographed, where `patients` is not given
@@ -10,7 +10,7 @@ LIMITS = {"cases": (1, 1_000_000), "size": (32, 4096), "seed": (0, 2**63 - 1), "
 KNOWN = "cases=200, size=128, seed=0, patients (one or two cases each)"
 
 
-class SimulatedEyes(SimulatedCohort):
+class SimulatedEyes(SimulatedPhotographs):
     """Source of `cases` photographs from one or two eyes of each patient, whose ids begin with `prefix`."""
 
     def __init__(

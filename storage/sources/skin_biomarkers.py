@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from storage.case import Case, Listed
-from storage.sources.simulated import Parameters, SimulatedCohort, digest, number_of, parse, stream
+from storage.sources.simulated import Parameters, SimulatedPhotographs, digest, number_of, parse, stream
 from storage.sources.skin.biomarkers import pasted
 from storage.sources.skin.photographed import PhotographedSkin
 from storage.sources.skin.texture import draw_look, skin_patch
@@ -45,7 +45,7 @@ class SimulatedSkin:
         return skin_patch(look, stream(self.seed, _PATCH, patient, visit), self.size)
 
 
-class SkinBiomarkers(SimulatedCohort):
+class SkinBiomarkers(SimulatedPhotographs):
     """Source of `cases` patches of `size` × `size` pixels."""
 
     name = "skin_biomarkers"
