@@ -67,7 +67,7 @@ def tumour_mask(suv: Floats, response: Floats, config: BackProjection) -> Mask:
     if not candidate.any():
         return candidate
     found = thresholded(suv, candidate, config)
-    return found if config.pieces == "all" else strongest_piece(found, response)
+    return found if config.pieces == "all" else strongest_piece(found, response, suv)
 
 
 def thresholded(suv: Floats, candidate: Mask, config: BackProjection) -> Mask:
@@ -96,10 +96,14 @@ def within_edges(suv: Floats, candidate: Mask, core_share: float) -> Mask:
     return np.asarray(candidate & (found == INSIDE))
 
 
-def strongest_piece(found: Mask, response: Floats) -> Mask:
-    """The connected component of `found` that holds its voxel of the strongest response; nothing of nothing."""
+def strongest_piece(found: Mask, response: Floats, suv: Floats) -> Mask:
+    """The connected component of `found` that holds its voxel of the strongest response; nothing of nothing.
+
+    Of equal responses, as a hull has them, the voxel with the largest SUV.
+    """
     if not found.any():
         return found
     pieces, _ = components(found)
-    strongest = np.argmax(np.where(found, response, -np.inf))
+    strong = found & (response == response[found].max())
+    strongest = np.argmax(np.where(strong, suv, -np.inf))
     return np.asarray(pieces == pieces.flat[strongest])

@@ -65,6 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     network = {"channels": [4] * 8, "spacing_mm": SPACING, "cell_mm": 24}
     system, folder = build("class-response", {"network": network}), tmp_path_factory.mktemp("model")
+    system.get_parameter("classifier.weight").data.abs_()  # untrained, but a map is somewhere positive
     config = system.config.model_dump(mode="json")
     save_model(folder, "class-response", config, system.state_dict(), target="oesophagus")
     return str(folder)

@@ -73,7 +73,15 @@ def test_the_piece_with_the_strongest_response_is_kept_even_if_another_is_larger
     pieces[0, 1, 1], pieces[0, :, 4:] = True, True
     response = np.zeros(pieces.shape, np.float32)
     response[0, 1, 1], response[0, 1, 6], response[0, 0, 2] = 0.8, 0.7, 1.0
-    assert np.argwhere(strongest_piece(pieces, response)).tolist() == [[0, 1, 1]]
+    suv = np.where(response == 0.7, 9, 1).astype(np.float32)
+    assert np.argwhere(strongest_piece(pieces, response, suv)).tolist() == [[0, 1, 1]]
+
+
+def test_of_equal_responses_the_piece_with_the_hottest_voxel_is_kept():
+    pieces, suv = np.zeros((1, 3, 5), bool), np.ones((1, 3, 5), np.float32)
+    pieces[0, 1, 1] = pieces[0, 1, 3] = True
+    suv[0, 1, 3] = 2
+    assert np.argwhere(strongest_piece(pieces, np.ones_like(suv), suv)).tolist() == [[0, 1, 3]]
 
 
 def test_all_pieces_are_kept_where_asked():
