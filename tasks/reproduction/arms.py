@@ -20,6 +20,7 @@ from tasks.evaluation import evaluate_maps
 from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
 from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
+from tasks.reproduction.folds import fold_of
 from tasks.reproduction.plan import Plan, Trial, map_settings, method_of
 from tasks.reproduction.runs import TRIAL, Answer, adopt, nest, trial_run
 from tasks.reuse import finished, remember
@@ -87,14 +88,17 @@ def arm_training(plan: Plan, trial: Trial, initial: Path | None) -> tuple[str, T
         trial.seed,
         1,
         initial,
-        cases=training_cases(plan, system),
+        cases=training_cases(plan, system, trial.seed),
     )
 
 
-def training_cases(plan: Plan, system: str) -> Cases | None:
-    """All labelled cases, to train and to validate on, where the protocol is transductive; else those of the splits."""
+def training_cases(plan: Plan, system: str, seed: int) -> Cases | None:
+    """The cases to train and to validate on: by the protocol all labelled ones, those of a fold, or of the splits."""
     if plan.experiment.protocol == "held_out":
         return None
+    if plan.experiment.protocol == "folds":
+        fold = fold_of(plan, seed)
+        return {"train": fold.train, "validation": fold.validation}
     cohort, target = Cohort.open(plan.cohort), plan.experiment.target
     table = cohort.table
     labelled = "label" in registered(system).system.inputs and target in cohort.labels
@@ -114,7 +118,7 @@ def made_maps(plan: Plan, trial: Trial, model: str, run: TrackedRun) -> list[str
         model=model,
         splits=[] if plan.split == "all" else [plan.split],
         batch_size=BATCH_SIZE,
-        cases=annotated_ids(plan),
+        cases=annotated_ids(plan, trial.seed),
         name=trial.arm,
     )
     nest(run, answer)
@@ -141,9 +145,11 @@ def localizer(wanted: Maps, system: type[System]) -> Callable[..., Answer]:
             return partial(localize_refined, settings=map_settings(wanted))
 
 
-def annotated_ids(plan: Plan) -> list[str]:
-    """The cases that are compared with masks."""
+def annotated_ids(plan: Plan, seed: int) -> list[str]:
+    """The cases that are compared with masks; of a fold, those that it holds out."""
     table = Cohort.open(plan.cohort).table
+    if plan.experiment.protocol == "folds":
+        table = table.loc[list(fold_of(plan, seed).held_out)]
     chosen = table[table["has_masks"] & (table["split"].eq(plan.split) | (plan.split == "all"))]
     if chosen.empty:
         raise CohortError(f"{plan.cohort} has no case with masks in split {plan.split!r} to evaluate on")

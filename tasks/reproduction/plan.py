@@ -40,7 +40,7 @@ class Trial(Config):
 class Plan(Config):
     """An experiment on a cohort. Trials of a seed follow one another, so that a table is whole as early as can be.
 
-    In `development` it is evaluated on split `validation`, for a choice.
+    Where `split` is all, the maps of a trial cover those cases alone that it is judged on. In `development` it is evaluated on split `validation`, for a choice.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Plan(Config):
     @property
     def split(self) -> str:
         """The split that is evaluated."""
-        if self.experiment.protocol == "transductive":
+        if self.experiment.protocol != "held_out":
             return "all"
         return "validation" if self.development else "test"
 
@@ -86,6 +86,7 @@ class Plan(Config):
         """
         experiment = self.experiment
         same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart"})
+        same |= {"folds": experiment.folds} if experiment.protocol == "folds" else {}
         arms = [arm.model_dump(mode="json", exclude={"choose"}) for arm in self.ancestry(trial.arm)]
         return fingerprint(
             "reproduce-trial",

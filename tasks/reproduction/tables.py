@@ -1,5 +1,6 @@
 """The tables of a reproduction, from its answer alone: for the terminal, the page and the document."""
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ HOLDS = {True: "yes", False: "no", None: "–"}
 PROTOCOLS = {
     "transductive": "trained and evaluated on the same cases",
     "held_out": "trained and evaluated on different patients",
+    "folds": "each seed is a fold, whose patients it does not train on and is evaluated on",
 }
 
 
@@ -19,7 +21,8 @@ def arm_table(answer: dict[str, Any]) -> pd.DataFrame:
     """Arm · ours · the paper's, of each metric that it reports · other metrics; a row an arm, without figures too."""
     compared = compared_metrics(answer)
     measured = set().union(*answer["arms"].values())
-    others = [metric for metric in (*SHOWN, *SEGMENTATION) if metric not in compared and metric in measured]
+    shown = dict.fromkeys((*SHOWN, *SEGMENTATION, *expected_metrics(answer)))
+    others = [metric for metric in shown if metric not in compared and metric in measured]
     names = [*answer["arms"], *(arm for arm in failed_arms(answer) if arm not in answer["arms"])]
     rows = []
     for arm in names:
@@ -36,6 +39,11 @@ def compared_metrics(answer: dict[str, Any]) -> list[str]:
     """The headline and the other metrics of which the paper reports figures."""
     named = [metric for figures in answer["reported"].values() if isinstance(figures, dict) for metric in figures]
     return list(dict.fromkeys([answer["metric"], *named]))
+
+
+def expected_metrics(answer: dict[str, Any]) -> list[str]:
+    """The metrics that the expectations name."""
+    return [metric for one in answer["expect"] for metric in re.findall(r"[A-Za-z_]\w*\.([A-Za-z_]\w*)", one["rule"])]
 
 
 def reported(answer: dict[str, Any], arm: str, metric: str) -> float | None:
