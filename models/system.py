@@ -38,7 +38,7 @@ class System(Stage):
     `inputs` are the keys of a batch that it trains on: `label` (a number a case) where it has a target, `mask` where
     it learns from lesion masks. `localization` is how its maps are made unless a user says otherwise: by the refinement
     loop, by a saliency method alone, or as its own `predict_step` answers them. `starts_from` names the system whose
-    model its training must be given, if there is one; `measures` says whether it has figures of its own a case.
+    model its training must be given, if there is one; `measures` names the figures that it has of its own.
     `map_settings` names the section of its configuration by which `predict_step` makes its own maps of what was learnt,
     if there is one: a user may change it in use. A configuration with `lesion_from` says from which value on its own
     maps show a lesion. The configuration travels in the checkpoint, so that `registry.restore` needs nothing else.
@@ -48,7 +48,7 @@ class System(Stage):
     inputs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     localization: ClassVar[Localization] = "own"
     starts_from: ClassVar[str | None] = None
-    measures: ClassVar[bool] = False
+    measures: ClassVar[tuple[str, ...]] = ()
     map_settings: ClassVar[str | None] = None
     config: Config
 

@@ -22,6 +22,8 @@ from tasks.reuse import fingerprint, finished, remember
 
 STEP = "case-figures"
 REAL, SYNTHETIC = "real_features", "synthetic_features"
+KID, MILLISECONDS = "kid", "milliseconds"
+OF_SYNTHESIS = (KID, MILLISECONDS)  # what a system that synthesises has besides
 TIMED = 16  # images
 
 Measured = dict[str, np.ndarray]
@@ -53,7 +55,7 @@ def case_figures(
     patients = opened.table.loc[cases, "patient_id"].tolist()
     figures = {**means(measured, opened.lesions, patients, **drawn), **of_both_sets(measured)}
     if type(system).synthesize is not System.synthesize:
-        figures["milliseconds"] = milliseconds(system, opened, cases[:TIMED])
+        figures[MILLISECONDS] = milliseconds(system, opened, cases[:TIMED])
     return remember(STEP, key, {"cases": len(cases), "patients": len(set(patients)), **figures})
 
 
@@ -108,7 +110,7 @@ def of_both_sets(measured: Measured) -> dict[str, float]:
     if REAL not in measured or SYNTHETIC not in measured:
         return {}
     real, made = (found[np.isfinite(found).all(axis=1)] for found in (measured[REAL], measured[SYNTHETIC]))
-    return {"kid": kernel_inception_distance(real, made)}
+    return {KID: kernel_inception_distance(real, made)}
 
 
 def milliseconds(system: System, cohort: Cohort, cases: Sequence[int]) -> float:

@@ -53,9 +53,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PathologyMaps(NamedTuple):
-    """`score` (B,), the maps `low` and `high` (B, 1, *spatial), and whether each is nowhere positive (B,).
+    """`score` (B,), the maps `low` and `high` (B, 1, *spatial), and whether each is 0 everywhere (B,).
 
-    A map is empty where its group is, or where its features speak against the score.
+    A map is empty where its group is, or, unless maps are signed, where its features speak against the score.
     """
 
     score: Tensor
@@ -66,13 +66,17 @@ class PathologyMaps(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """How features are weighted and grouped; `active`, `low` and `high` are θ_act, θ_low and θ_high."""
+    """How features are weighted and grouped; `active`, `low` and `high` are θ_act, θ_low and θ_high.
+
+    `signed` maps keep what speaks against the score, as (4) is printed; `elementwise` features do then, too.
+    """
 
     weights: Weights
     thresholds: Thresholds
     active: float
     low: float
     high: float
+    signed: bool = False
 
 
 def pathology_aware(
@@ -104,9 +108,12 @@ def pathology_maps(
     active: float = 0.1,
     low: float = 0.1,
     high: float = 0.9,
+    signed: bool = False,
     differentiable: bool = False,
 ) -> PathologyMaps:
     """Equation (4) for both groups; `layers` are dotted names, without any it is the last convolution, as in Grad-CAM.
+
+    `signed` maps are not clipped, and negative where features speak against the score.
 
     With `differentiable` the score and the maps keep their graph to `image`, through ∂y/∂A, too; which feature is in
     which group is held fixed. A mean of models gets the mean of their maps.
@@ -114,7 +121,7 @@ def pathology_maps(
     Raises:
         ModelError: θ_low is not below θ_high, or a layer is not there, did not run, or has one place only.
     """
-    chosen = Selection(weights, thresholds, active, low, high)
+    chosen = Selection(weights, thresholds, active, low, high, signed)
     return grouped_maps(model, image, target, layers, chosen, differentiable=differentiable)
 
 
@@ -155,7 +162,7 @@ def mean_maps(members: Sequence[PathologyMaps]) -> PathologyMaps:
 
 def flagged(score: Tensor, low: Tensor, high: Tensor) -> PathologyMaps:
     """The maps, and which of them are empty."""
-    low_empty, high_empty = (~(one.detach() > 0).flatten(1).any(dim=1) for one in (low, high))
+    low_empty, high_empty = (~(one.detach() != 0).flatten(1).any(dim=1) for one in (low, high))
     return PathologyMaps(score, low, high, low_empty, high_empty)
 
 
@@ -164,12 +171,13 @@ def combined(activation: Tensor, slopes: Tensor, chosen: Selection) -> tuple[Ten
     if chosen.weights == "pooled":
         weighted, judged = slopes.mean(dim=_places(slopes), keepdim=True) * activation, activation
     else:
-        weighted = judged = torch.relu(slopes) * activation
+        judged = torch.relu(slopes) * activation
+        weighted = slopes * activation if chosen.signed else judged
     low, high = (
-        torch.relu((weighted * group.reshape(*group.shape, *[1] * len(_places(weighted)))).sum(dim=1, keepdim=True))
+        (weighted * group.reshape(*group.shape, *[1] * len(_places(weighted)))).sum(dim=1, keepdim=True)
         for group in groups(judged.detach(), chosen)
     )
-    return low, high
+    return (low, high) if chosen.signed else (torch.relu(low), torch.relu(high))
 
 
 def groups(features: Tensor, chosen: Selection) -> tuple[Tensor, Tensor]:

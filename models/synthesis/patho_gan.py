@@ -16,9 +16,11 @@ ones. G and D descend by
 where the first is the non-saturating form of log(1 − D(x̂)) (Goodfellow et al. 2014, section 3), with twice as many
 updates of G as of D. Without λ it is the paper's baseline. What differs from the paper:
 
-L_patho  is relative to the evidence that is there, Σ_u |V(x) − V(x̂)|_u / Σ_u V(x)_u of each image and map, summed over
-         both maps and averaged over images: the scale of V is the classifier's. λ = 1000 belongs to the sum itself. A
-         map that is empty for x contributes 0.
+L_patho  is relative to the evidence that is there, Σ_u |V(x) − V(x̂)|_u / Σ_u |V(x)|_u of each image and map, summed
+         over both maps and averaged over images: V has the classifier's scale. λ = 1000 belongs to the sum itself. A
+         map that is empty for x contributes 0. Y does not tell where the reference's pathology lies: pixel by pixel
+         the best guess of fine, clipped maps is none at all (L_patho = 2), and G learns to make healthy eyes. So
+         `evidence` is coarse, and signed, as (4) is printed.
 z        is one more channel beside Y, drawn from N(0, 0.01²) pixel by pixel; where the paper puts it is left open.
 Y        comes from a `vessel-unet`, the model that training starts from; it stays as it is, and so does the classifier,
          which is trained in the first stage and explained in the second.
@@ -53,7 +55,7 @@ from models.registry import system
 from models.saliency import Explanation, Target
 from models.saliency.pathology_aware import PathologyMaps, pathology_maps
 from models.segmentation.vessel_unet import VesselUNet
-from models.synthesis.settings import PathoGANConfig, PathoGANNetwork
+from models.synthesis.settings import Evidence, PathoGANConfig, PathoGANNetwork
 from models.system import Batch, Prediction, Stage, System
 
 
@@ -68,6 +70,7 @@ class Generator(nn.Module):
             out_channels=config.in_channels,
             features=[max(1, round(channels * config.generator_width)) for channels in CHANNELS],
             norm=("instance", {"affine": True}),
+            upsample="nontrainable",  # transposed convolutions leave a chequerboard in what is made
         )
 
     def forward(self, vessels: Tensor, noise: Tensor) -> Tensor:
@@ -81,27 +84,28 @@ def pathology_loss(synthesised: PathologyMaps, real: PathologyMaps) -> Tensor:
 
 
 def deviation(found: Tensor, wanted: Tensor) -> Tensor:
-    """Σ_u |V(x) − V(x̂)| / Σ_u V(x) of maps (B, 1, H, W) ≥ 0: (B,); 0 where V(x) is empty."""
-    evidence = wanted.flatten(1).sum(dim=1)
+    """Σ_u |V(x) − V(x̂)| / Σ_u |V(x)| of maps (B, 1, H, W): (B,); 0 where V(x) is empty."""
+    evidence = wanted.abs().flatten(1).sum(dim=1)
     apart = (found - wanted).abs().flatten(1).sum(dim=1)
     return torch.where(evidence > 0, apart / torch.where(evidence > 0, evidence, 1), 0)
 
 
 def critic_loss(real: Tensor, synthesised: Tensor) -> Tensor:
-    """mean −log D(x) − log(1 − D(x̂)), of D's logits (B, 1) each."""
+    """mean −log D(x) − log(1 − D(x̂)), of D's logits (B, places) each."""
     return F.softplus(-real).mean() + F.softplus(synthesised).mean()
 
 
 def adversarial_loss(synthesised: Tensor) -> Tensor:
-    """mean −log D(x̂), of D's logits (B, 1)."""
+    """mean −log D(x̂), of D's logits (B, places)."""
     return F.softplus(-synthesised).mean()
 
 
 def energy(maps: Tensor, masks: Tensor) -> Tensor:
-    """The share of each map (B, 1, H, W) ≥ 0 in each mask (B, L, H, W): (B, L).
+    """The share of each map's positive part (B, 1, H, W) in each mask (B, L, H, W): (B, L).
 
     0 for an empty map, NaN for a mask without a pixel.
     """
+    maps = torch.relu(maps)
     total, within = maps.flatten(2).sum(dim=2), (maps * masks).flatten(2).sum(dim=2)
     share = within / torch.where(total > 0, total, 1)
     return torch.where(masks.flatten(2).any(dim=2), share, torch.nan)
@@ -118,7 +122,16 @@ class PathoGAN(System):
 
     monitor: ClassVar[str | None] = None
     starts_from: ClassVar[str | None] = VesselUNet.name
-    measures: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = (
+        "pathology_loss",
+        "located_loss",
+        "score",
+        "score_gain",
+        "low_energy",
+        "high_energy",
+        "real_low_energy",
+        "real_high_energy",
+    )
     config: PathoGANConfig
 
     def __init__(self, config: PathoGANConfig):
@@ -180,10 +193,23 @@ class PathoGAN(System):
         return found.to(next(self.generator.parameters()).dtype)
 
     def evidence(self, image: Tensor, differentiable: bool = False) -> PathologyMaps:
-        """V of images in stored intensities."""
-        settings = self.config.evidence.model_dump()
-        inputs = self.classifier.to_input(image)
+        """V of images in stored intensities, as L_patho compares it."""
+        return self._explained(image, self.config.evidence, differentiable)
+
+    def located(self, image: Tensor) -> PathologyMaps:
+        """V of images in stored intensities, as it is shown and measured."""
+        return self._explained(image, self.config.located_by, differentiable=False)
+
+    def _explained(self, image: Tensor, reading: Evidence, differentiable: bool) -> PathologyMaps:
+        inputs, settings = self.classifier.to_input(image), reading.model_dump()
         return pathology_maps(self.classifier, inputs, self.target, **settings, differentiable=differentiable)
+
+    def judged(self, image: Tensor, vessels: Tensor) -> Tensor:
+        """D's logits (B, places) of images in −1 … 1 with their vessels; one place unless it is `conditional`."""
+        if not self.config.network.conditional:
+            return self.critic(image)  # type: ignore[no-any-return]
+        places: Tensor = self.critic.features(torch.cat([image, vessels], dim=1))
+        return places.flatten(1)
 
     def synthesize(self, image: Tensor, seeds: Sequence[int]) -> Tensor:
         """x̂ from the vessels of stored images, with noise of one seed each."""
@@ -192,22 +218,24 @@ class PathoGAN(System):
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """x̂ of a batch, its score, and its map of compact features; the noise is that of the case's number."""
         made = self._made(batch["image"], numbers(batch))
-        found = self.evidence(photograph(made))
+        found = self.located(photograph(made))
         image = as_stored(made, batch["image"].dtype)
-        return {"score": found.score, "saliency": found.low[:, 0].float(), "image": image}
+        return {"score": found.score, "saliency": torch.relu(found.low[:, 0].float()), "image": image}
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Figures of the abnormal cases, NaN for others.
 
-        `pathology_loss`, L_patho; `score` of x̂, and by how much that is above that of x, `score_gain`; the share of
-        each map within each mask, `low_energy` and `high_energy` of x̂, `real_low_energy` and `real_high_energy` of x.
+        `pathology_loss`, L_patho, and `located_loss`, the same of the maps `located_by`; `score` of x̂, and by how much
+        that is above that of x, `score_gain`; the share of each of these maps within each mask, `low_energy` and
+        `high_energy` of x̂, `real_low_energy` and `real_high_energy` of x.
         """
         image, masks, takes_part = batch["image"], batch["masks"], self.is_abnormal(batch)
         made = photograph(self._made(image, numbers(batch)))
-        real, found = self.evidence(image), self.evidence(made)
+        real, found = self.located(image), self.located(made)
         figures = {
-            "pathology_loss": pathology_loss(found, real),
+            "pathology_loss": pathology_loss(self.evidence(made), self.evidence(image)),
+            "located_loss": pathology_loss(found, real),
             "score": found.score,
             "score_gain": found.score - real.score,
             "low_energy": energy(found.low, masks),
@@ -239,8 +267,10 @@ class PathoGAN(System):
             self._log("val/critic_accuracy", 0.0, 0)
             self._log("val/pathology_loss", 0.0, 0)
             return
-        made = self.generator(*self._with_noise(self.vessel_map(image)))
-        right = (self.critic(symmetric(image, self.critic)) > 0).float() + (self.critic(made) < 0).float()
+        vessels = self.vessel_map(image)
+        made = self.generator(*self._with_noise(vessels))
+        real = symmetric(image, self.critic)
+        right = (self.judged(real, vessels) > 0).float() + (self.judged(made, vessels) < 0).float()
         self._log("val/critic_accuracy", right.mean() / 2, len(image))
         loss = pathology_loss(self.evidence(photograph(made)), self.evidence(image))
         self._log("val/pathology_loss", loss.mean(), len(image))
@@ -279,7 +309,7 @@ class PathoGAN(System):
         """G by equation (5); `real` are the maps V(x), None where λ is 0."""
         self.toggle_optimizer(descent)
         made = self.generator(*self._with_noise(vessels))
-        loss = adversarial_loss(self.critic(made))
+        loss = adversarial_loss(self.judged(made, vessels))
         self._log("train/adversarial", loss.detach(), len(vessels))
         if real is not None:
             apart = pathology_loss(self.evidence(photograph(made), differentiable=True), real).mean()
@@ -292,7 +322,7 @@ class PathoGAN(System):
         """D by equation (5)."""
         with torch.no_grad():
             made = self.generator(*self._with_noise(vessels))
-        loss = critic_loss(self.critic(symmetric(image, self.critic)), self.critic(made))
+        loss = critic_loss(self.judged(symmetric(image, self.critic), vessels), self.judged(made, vessels))
         self._log("train/critic", loss.detach(), len(image))
         self._descend(descent, weight * loss)
 

@@ -20,7 +20,8 @@ LAST_CONVOLUTIONS = 2  # of the critic, after those that halve the sides
 class PathoGANNetwork(Config):
     """G and D; widths multiply the channels of their published forms, `critic_strided` is how often D halves the sides.
 
-    `size` is the image's side in pixels, a multiple of 16.
+    `size` is the image's side in pixels, a multiple of 16. With `conditional` D judges an image together with its
+    vessels, place by place (Isola et al. 2017, sections 3.1 and 3.2.2); the paper's judges an image as a whole.
     """
 
     size: PositiveInt = 512
@@ -28,6 +29,7 @@ class PathoGANNetwork(Config):
     generator_width: PositiveFloat = 1.0
     critic_width: PositiveFloat = 1.0
     critic_strided: int = Field(default=4, ge=0, le=6)
+    conditional: bool = False
 
     @model_validator(mode="after")
     def _networks_fit_the_size(self) -> Self:
@@ -46,14 +48,18 @@ class PathoGANNetwork(Config):
             "layers": self.critic_strided + LAST_CONVOLUTIONS,
             "sees_brightness": True,
         }
-        return CriticConfig(in_channels=self.in_channels, strided=self.critic_strided, **own)
+        return CriticConfig(in_channels=self.in_channels + self.conditional, strided=self.critic_strided, **own)
 
 
 class Evidence(Config):
-    """How the classifier is explained, in the words of `pathology_aware`; names of layers begin with `network`."""
+    """How the classifier is explained, in the words of `pathology_maps`; names of layers begin with `network`.
+
+    The defaults are the equations as the paper prints them, at the last convolution.
+    """
 
     layers: tuple[str, ...] = ()
-    weights: Weights = "elementwise"
+    weights: Weights = "pooled"
+    signed: bool = True
     thresholds: Thresholds = "quantile"
     active: Active = 0.1
     low: Share = 0.1
@@ -64,6 +70,13 @@ class Evidence(Config):
         if self.low >= self.high:
             raise ValueError(f"low = {self.low:g} must be below high = {self.high:g}")
         return self
+
+
+class Location(Evidence):
+    """How evidence is located: by weights place by place, and without what speaks against the score."""
+
+    weights: Weights = "elementwise"
+    signed: bool = False
 
 
 class PathoGANOptimiser(OptimiserConfig):
@@ -85,12 +98,14 @@ class PathoGANConfig(Config):
 
     Both have the channels, and the classifier the size, that `network` says. `pathology_weight` is λ of equation (5)
     for the relative L_patho, `generator_steps` how often G is updated for each update of D, `noise` the deviation of z.
+    `evidence` is what L_patho compares, `located_by` the maps that are shown, and whose share within masks is measured.
     """
 
     network: PathoGANNetwork = PathoGANNetwork()
     classifier: ClassifierConfig = ClassifierConfig()
     vessels: VesselUNetConfig = VesselUNetConfig()
     evidence: Evidence = Evidence()
+    located_by: Location = Location()
     pathology_weight: NonNegativeFloat = 1.0
     generator_steps: PositiveInt = 2
     noise: NonNegativeFloat = 0.01

@@ -1,6 +1,6 @@
 """The trainings of a plan before its trials: side by side, where one alone would leave part of the machine idle."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from prefect import task
@@ -22,7 +22,7 @@ def parallel_by_default() -> int:
 def train_ahead(plan: Plan, parent: str, parallel: int) -> None:
     """Train what the plan's trials and choices need, `parallel` at a time, as MLflow runs below `parent`.
 
-    An arm that starts from another one waits for it. A training that fails is left to its trial, which tells why.
+    An arm that needs another one's model waits for it. A training that fails is left to its trial, which tells why.
 
     Raises:
         TrainingStoppedError: a signal ended one, and so all.
@@ -31,11 +31,11 @@ def train_ahead(plan: Plan, parent: str, parallel: int) -> None:
         return
     models: dict[Trial, Path] = {}
     for trials in generations(plan):
-        ready = {trial: initial_of(plan, trial, models) for trial in trials if is_ready(plan, trial, models)}
+        ready = {trial: found for trial in trials if (found := needed_models(plan, trial, models)) is not None}
         planned: dict[str, Planned] = {}
         keys: dict[Trial, str] = {}
-        for trial, initial in ready.items():
-            key, job = arm_training(plan, trial, initial)
+        for trial, before in ready.items():
+            key, job = arm_training(plan, trial, before)
             keys[trial] = key
             planned.setdefault(key, Planned(key, job, {"arm": trial.arm, "seed": str(trial.seed)}))
         found = trained(list(planned.values()), parent, parallel)
@@ -43,7 +43,7 @@ def train_ahead(plan: Plan, parent: str, parallel: int) -> None:
 
 
 def generations(plan: Plan) -> list[list[Trial]]:
-    """The trials by how many arms theirs starts from: those from scratch first."""
+    """The trials by how many arms' models theirs needs: those from scratch first."""
     wanted = [Trial(arm=one, seed=trial.seed) for trial in needed(plan) for one in lineage(plan, trial.arm)]
     trials = list(dict.fromkeys(wanted))
     depths = {trial: len(plan.ancestry(trial.arm)) for trial in trials}
@@ -57,21 +57,16 @@ def needed(plan: Plan) -> Iterable[Trial]:
 
 
 def lineage(plan: Plan, name: str) -> list[str]:
-    """The arm and those that it starts from, by name."""
-    before = plan.experiment.arms[name].initial
-    return [name, *(lineage(plan, before) if before else [])]
+    """The arm and those whose models it needs, by name."""
+    return [name, *(one for before in plan.experiment.arms[name].after.values() for one in lineage(plan, before))]
 
 
-def is_ready(plan: Plan, trial: Trial, models: dict[Trial, Path]) -> bool:
-    """Whether what the trial's arm starts from is trained."""
-    before = plan.experiment.arms[trial.arm].initial
-    return before is None or Trial(arm=before, seed=trial.seed) in models
-
-
-def initial_of(plan: Plan, trial: Trial, models: dict[Trial, Path]) -> Path | None:
-    """The model that the trial's training starts from."""
-    before = plan.experiment.arms[trial.arm].initial
-    return models[Trial(arm=before, seed=trial.seed)] if before else None
+def needed_models(plan: Plan, trial: Trial, models: Mapping[Trial, Path]) -> dict[str, Path] | None:
+    """The models that the trial's training needs, by arm; None where one is missing."""
+    wanted = {before: Trial(arm=before, seed=trial.seed) for before in plan.experiment.arms[trial.arm].after.values()}
+    if not all(one in models for one in wanted.values()):
+        return None
+    return {before: models[one] for before, one in wanted.items()}
 
 
 def trained(planned: list[Planned], parent: str, parallel: int) -> dict[str, Path]:

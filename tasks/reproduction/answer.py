@@ -39,6 +39,7 @@ def summarised(plan: Plan, outcomes: Outcomes, run: TrackedRun) -> Answer:
         "preset": plan.preset,
         "seconds": round(sum(effort(outcomes.done).values()), 1),
         "metric": experiment.metric,
+        "shown": list(experiment.shown),
         "arms": {arm: figures(values[arm]) for arm in plan.chosen if arm in values},
         "reported": experiment.reported,
         "reported_on": experiment.reported_on,

@@ -1,7 +1,7 @@
 """One trial: an arm is trained with one seed, its maps are made and compared with the truth."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,20 +12,25 @@ from models.errors import ModelError
 from models.registry import registered
 from models.system import System
 from storage.cohort import Cohort
+from storage.copying import copy_cohort
 from storage.errors import CohortError
+from tasks.case_figures import case_figures
 from tasks.engine.epoch_log import read_epochs
 from tasks.engine.job import TrainingJob
 from tasks.errors import TrainingError
 from tasks.evaluation import evaluate_maps
 from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
+from tasks.model_files import describe_model
 from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
 from tasks.reproduction.folds import fold_of
-from tasks.reproduction.plan import Plan, Trial, map_settings, method_of
+from tasks.reproduction.plan import FOLDER, Plan, Trial, map_settings, method_of
 from tasks.reproduction.runs import TRIAL, Answer, adopt, nest, trial_run
 from tasks.reuse import finished, remember
+from tasks.synthesis import synthesize_cohort
 from tasks.tracking.runs import TrackedRun
 from tasks.training.train import Cases, train_tracked, training_job
+from tasks.workspace import current_workspace
 
 RESAMPLES = 1000
 BATCH_SIZE = 32
@@ -48,9 +53,9 @@ def run_trial(plan: Plan, trial: Trial, parent: str) -> Answer:
         adopt(run, trained["run_id"], parent)
         training_seconds = round(time.monotonic() - started, 1)
         maps = made_maps(plan, trial, trained["model"], run)
-        answer = trial_answer(plan, trial, run, trained, maps, compared(plan, [maps[0]], run))
-        for lesion in plan.experiment.apart:
-            answer = with_lesion(answer, lesion, compared(plan, [maps[0]], run, lesion))
+        judge = measured_cases if registered(plan.system_of(trial.arm)).system.measures else judged_maps
+        answer = trial_answer(trial, run, trained, judge(plan, trained["model"], maps[0], run))
+        answer |= {"maps": maps, "maps_digest": maps_digest(Cohort.open(plan.cohort), maps)}
         answer |= {"training_seconds": training_seconds, "seconds": round(time.monotonic() - started, 1)}
         note_trial(run, answer)
     return remember(TRIAL, key, answer, sorted(Path(trained["model"]).iterdir()))
@@ -64,23 +69,25 @@ def stands(plan: Plan, known: Answer) -> bool:
 
 
 def trained_arm(plan: Plan, trial: Trial, parent: str) -> Answer:
-    """The arm's model, after that of the arm it starts from; the same training is done once for all arms.
+    """The arm's model, after those that its training needs; the same training is done once for all arms.
 
     MLflow has the training below the trial that came first.
     """
-    arm, initial = plan.experiment.arms[trial.arm], None
-    if arm.initial is not None:
-        initial = Path(trained_arm(plan, Trial(arm=arm.initial, seed=trial.seed), parent)["model"])
-    key, job = arm_training(plan, trial, initial)
+    models = {
+        before: Path(trained_arm(plan, Trial(arm=before, seed=trial.seed), parent)["model"])
+        for before in plan.experiment.arms[trial.arm].after.values()
+    }
+    key, job = arm_training(plan, trial, models)
     answer = train_tracked(key, job, parent=parent, register=False, tags={"seed": str(trial.seed)})
     return {**answer, "training": key[:12]}
 
 
-def arm_training(plan: Plan, trial: Trial, initial: Path | None) -> tuple[str, TrainingJob]:
-    """The training of an arm with a seed from the weights `initial`, with its fingerprint."""
+def arm_training(plan: Plan, trial: Trial, models: Mapping[str, Path]) -> tuple[str, TrainingJob]:
+    """The training of an arm with a seed, with its fingerprint; `models` are those that it needs, by arm."""
     arm, system = plan.experiment.arms[trial.arm], plan.system_of(trial.arm)
+    initial = models[arm.initial] if arm.initial else None
     return training_job(
-        plan.cohort,
+        with_synthetic(plan, trial, models[arm.synthetic]) if arm.synthetic else plan.cohort,
         system,
         plan.experiment.target,
         arm.settings,
@@ -90,6 +97,16 @@ def arm_training(plan: Plan, trial: Trial, initial: Path | None) -> tuple[str, T
         initial,
         cases=training_cases(plan, system, trial.seed),
     )
+
+
+def with_synthetic(plan: Plan, trial: Trial, model: Path) -> str:
+    """The experiment's cohort with an image that `model` makes after each of its training cases."""
+    name = f"{Path(plan.cohort).name}-{plan.content[:8]}-{describe_model(model)['version']}-{trial.seed}"
+    enlarged = current_workspace().root / FOLDER / "cohorts" / name
+    if not Cohort.exists(enlarged):
+        copy_cohort(plan.cohort, enlarged)
+    synthesize_cohort(str(model), plan.cohort, str(enlarged), ["train"], 1, trial.seed)
+    return str(enlarged)
 
 
 def training_cases(plan: Plan, system: str, seed: int) -> Cases | None:
@@ -168,14 +185,41 @@ def compared(plan: Plan, maps: list[str], run: TrackedRun, lesion: str | None = 
     return answer
 
 
-def trial_answer(
-    plan: Plan, trial: Trial, run: TrackedRun, trained: Answer, maps: list[str], measured: Answer
-) -> Answer:
+def judged_maps(plan: Plan, model: str, maps: str, run: TrackedRun) -> Answer:
+    """What `evaluate` says of a map set, each class of lesions that is judged apart by itself as well."""
+    measured = compared(plan, [maps], run)
+    figures = of_one(measured)
+    figures |= {f"{CLASSIFIER}{key}": value for key, value in measured["classifier"].items() if key != "cases"}
+    for lesion in plan.experiment.apart:
+        of_class = of_one(compared(plan, [maps], run, lesion))
+        figures |= {apart_name(key, lesion): value for key, value in of_class.items()}
+    return {**measured, "figures": figures}
+
+
+def of_one(measured: Answer) -> Answer:
+    """The figures of the one map set that was evaluated."""
+    [figures] = measured["methods"].values()
+    return dict(figures)
+
+
+def apart_name(key: str, lesion: str) -> str:
+    """What a figure, or its interval, is called where one class of lesions counts alone."""
+    if key.endswith(INTERVAL):
+        return f"{of_lesion(key.removesuffix(INTERVAL), lesion)}{INTERVAL}"
+    return of_lesion(key, lesion)
+
+
+def measured_cases(plan: Plan, model: str, maps: str, run: TrackedRun) -> Answer:
+    """The figures that the arm's system has of its own, of all cases that are evaluated."""
+    found = case_figures(plan.cohort, model, plan.split, resamples=RESAMPLES)
+    counts = {key: found.pop(key) for key in ("cases", "patients")}
+    found.pop("reused", None)
+    return {**counts, "figures": found, "snapshot": Cohort.open(plan.cohort).snapshot, "report": ""}
+
+
+def trial_answer(trial: Trial, run: TrackedRun, trained: Answer, measured: Answer) -> Answer:
     """What is kept of a trial: its figures with their patient-level intervals, and where they come from."""
-    [metrics] = measured["methods"].values()
-    classifier = {key: value for key, value in measured["classifier"].items() if key != "cases"}
-    figures = {**metrics, **{f"{CLASSIFIER}{key}": value for key, value in classifier.items()}}
-    values, intervals = with_intervals_apart(figures)
+    values, intervals = with_intervals_apart(measured["figures"])
     return {
         "arm": trial.arm,
         "seed": trial.seed,
@@ -187,8 +231,6 @@ def trial_answer(
         "epochs": trained["epochs"],
         "training_took": round(sum(line["seconds"] for line in read_epochs(Path(trained["model"]).parent)), 1),
         "best_epoch": trained["best"].get("epoch"),
-        "maps": maps,
-        "maps_digest": maps_digest(Cohort.open(plan.cohort), maps),
         "cases": measured["cases"],
         "patients": measured["patients"],
         "metrics": values,
@@ -196,16 +238,6 @@ def trial_answer(
         "snapshot": measured["snapshot"],
         "evaluation": measured["report"],
     }
-
-
-def with_lesion(answer: Answer, lesion: str, measured: Answer) -> Answer:
-    """A trial's answer with the figures of one class of lesions."""
-    [figures] = measured["methods"].values()
-    named = {
-        part: {of_lesion(key, lesion): value for key, value in found.items()}
-        for part, found in zip(("metrics", "intervals"), with_intervals_apart(figures), strict=True)
-    }
-    return answer | {part: answer[part] | found for part, found in named.items()}
 
 
 def with_intervals_apart(figures: Answer) -> tuple[Answer, Answer]:

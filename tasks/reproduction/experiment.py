@@ -13,9 +13,10 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 from models.config import Config, validated
 from models.errors import ModelError
 from models.metrics.segmentation import SEGMENTATION
-from models.registry import registered
+from models.registry import registered, systems
 from models.system import Localization
 from storage.splits import Fractions
+from tasks.case_figures import OF_SYNTHESIS
 from tasks.experiments import ENDINGS, experiment, experiment_names, merged, preset_of
 from tasks.reproduction.rules import Quantity, Rule, parsed_rule
 
@@ -69,7 +70,9 @@ class Choice(Config):
 class Arm(Config):
     """What is trained and how maps come of it; `initial` names the arm whose weights of the same seed it starts from.
 
-    `system` None: the experiment's own, whose settings and trainer the arm's lie on.
+    `system` None: the experiment's own, whose settings and trainer the arm's lie on. `synthetic` names the arm whose
+    model of the same seed makes an image after each training case, which it is trained on as well. An arm that is not
+    `judged` is there for others that need its model.
     """
 
     system: str | None = None
@@ -77,7 +80,15 @@ class Arm(Config):
     trainer: dict[str, Any] = Field(default={})
     localize: Maps = Maps()
     initial: str | None = None
+    synthetic: str | None = None
+    judged: bool = True
     choose: Choice | None = None
+
+    @property
+    def after(self) -> dict[str, str]:
+        """The arms whose models its training needs, by the field that names them."""
+        named = {"initial": self.initial, "synthetic": self.synthetic}
+        return {field: name for field, name in named.items() if name is not None}
 
 
 class Gain(Config):
@@ -97,7 +108,8 @@ class Experiment(Config):
     evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`; folds divides all patients
     into `folds` parts, and the trial with seed s trains without part s and evaluates on it. `evaluated`: cases with
     lesions alone, or all annotated ones, of the classes `lesions` (none named: all). Each class of `apart` is judged by
-    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. `reported` are the
+    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. The table begins with
+    `metric` and has those `shown`, and where none is named the family's usual ones. `reported` are the
     paper's figures by arm, of `metric` or by the name of the metric; `reported_on` says what they were measured on.
     """
 
@@ -115,6 +127,7 @@ class Experiment(Config):
     seeds: PositiveInt = 3
     arms: dict[ArmName, Arm] = Field(min_length=1)
     metric: str = "ap_pooled"
+    shown: tuple[str, ...] = ()
     reported: dict[str, float | dict[str, float]] = Field(default={})
     reported_on: str = ""
     expect: tuple[str, ...] = ()
@@ -127,11 +140,12 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _names_its_metrics(self) -> Self:
-        known = {*METRICS, *(of_lesion(metric, lesion) for metric in METRICS for lesion in self.apart)}
+        metrics = [*METRICS, *self._own_figures()]
+        known = {*metrics, *(of_lesion(metric, lesion) for metric in metrics for lesion in self.apart)}
         for where, name in self._measured():
             if name not in known and not name.startswith(CLASSIFIER):
                 apart = f", each of them with _{' or _'.join(self.apart)}" if self.apart else ""
-                there = f"{', '.join(METRICS)}{apart}, and {CLASSIFIER}… of the scores"
+                there = f"{', '.join(metrics)}{apart}, and {CLASSIFIER}… of the scores"
                 raise ValueError(f"{where}: no metric '{name}'; there are: {there}")
         return self
 
@@ -143,22 +157,39 @@ class Experiment(Config):
         return self
 
     @model_validator(mode="after")
+    def _enlarges_what_is_held_out(self) -> Self:
+        for name, arm in self.arms.items():
+            if arm.synthetic is not None and self.protocol == "transductive":
+                raise ValueError(f"arms.{name}.synthetic enlarges split train, which protocol transductive has not")
+        return self
+
+    @model_validator(mode="after")
     def _names_its_arms(self) -> Self:
         for where, name in self._named():
             if name not in self.arms:
                 raise ValueError(f"{where}: no arm '{name}'; there are: {', '.join(self.arms)}")
-        for name, arm in self.arms.items():
-            seen = [name]
-            while arm.initial is not None:
-                if arm.initial in seen:
-                    raise ValueError(f"arms.{name}.initial: {' → '.join([*seen, arm.initial])} goes in a circle")
-                seen.append(arm.initial)
-                arm = self.arms[arm.initial]
+        for name in self.arms:
+            self._refuse_a_circle([name])
         return self
+
+    def _refuse_a_circle(self, path: list[str], first: str = "") -> None:
+        """`path` leads from an arm, by its field `first`, to what it needs, and on to what that needs."""
+        for field, before in self.arms[path[-1]].after.items():
+            if before in path:
+                raise ValueError(f"arms.{path[0]}.{first or field}: {' → '.join([*path, before])} goes in a circle")
+            self._refuse_a_circle([*path, before], first or field)
+
+    def _own_figures(self) -> list[str]:
+        """The figures that the arms' systems have of their own."""
+        known = systems()
+        used = {arm.system or self.system for arm in self.arms.values()} & known.keys()
+        own = [figure for name in sorted(used) for figure in known[name].system.measures]
+        return [*own, *(OF_SYNTHESIS if any(known[name].family == "synthesis" for name in used) else ())]
 
     def _named(self) -> Iterable[tuple[str, str]]:
         """Every mention of an arm, and where."""
-        yield from ((f"arms.{name}.initial", arm.initial) for name, arm in self.arms.items() if arm.initial)
+        for name, arm in self.arms.items():
+            yield from ((f"arms.{name}.{field}", before) for field, before in arm.after.items())
         yield from (("reported", name) for name in self.reported)
         yield from (("gains", name) for gain in self.gains for name in (gain.arm, gain.over))
         yield from ((f"expect: {text}", quantity.arm) for text, quantity in self._expected())
@@ -166,6 +197,7 @@ class Experiment(Config):
     def _measured(self) -> Iterable[tuple[str, str]]:
         """Every mention of a metric, and where."""
         yield "metric", self.metric
+        yield from (("shown", name) for name in self.shown)
         for figures in self.reported.values():
             yield from (("reported", name) for name in (figures if isinstance(figures, dict) else ()))
         yield from (("gains", gain.metric) for gain in self.gains)

@@ -96,26 +96,59 @@ def gallery(cohort: Cohort, maps: Mapping[str, str], cases: Sequence[int], lesio
     A map's heat is full at the 99.9 % quantile of the arm's values over all these cases, which stands above it; maps
     of different methods have different units.
     """
-    opened = {arm: cohort.maps(name) for arm, name in maps.items()}
-    found = {arm: [maps_of.saliency(case) for case in cases] for arm, maps_of in opened.items()}
-    scales = {arm: float(np.quantile(of_arm, FULL_HEAT)) or 1.0 for arm, of_arm in found.items()}
+    found, scales = heats(cohort, maps, cases)
     abreast = -(-len(maps) // -(-len(maps) // ABREAST))
     parts = [list(maps)[at : at + abreast] for at in range(0, len(maps), abreast)]
-    rows, columns = len(cases) * len(parts), 2 + len(parts[0])
-    figure = Figure(figsize=(1.55 * columns, 1.75 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for place in axes.flat:
-        place.set_axis_off()
+    figure, axes = pictures(len(cases) * len(parts), 2 + len(parts[0]))
     for number, case in enumerate(cases):
         image, masks = picture(cohort, case)
-        view = view_of(cohort, cohort.image(case), cohort.masks(case))
-        counted = masks[[cohort.lesions.index(name) for name in lesions]] if len(masks) else masks
-        show_truth(axes[number * len(parts)], image, counted, str(cohort.table.at[case, "case_id"]))
+        view, first = view_of(cohort, cohort.image(case), cohort.masks(case)), axes[number * len(parts)]
+        show_truth(first, image, of_lesions(masks, cohort, lesions), str(cohort.table.at[case, "case_id"]))
         for row, arms in zip(axes[number * len(parts) :], parts, strict=False):
             for place, arm in zip(row[2:], arms, strict=False):
                 overlay(place, image, view.of(found[arm][number]), scales[arm])
                 place.set_title(f"{arm}\nfull at {scales[arm]:.2g}", fontsize=6.5)
     return figure
+
+
+def made_gallery(cohort: Cohort, maps: Mapping[str, str], cases: Sequence[int], lesions: Sequence[str]) -> Figure:
+    """References with their truth, and for each arm the image that it makes after them with the map of that image."""
+    found, scales = heats(cohort, maps, cases)
+    figure, axes = pictures(len(cases), 2 + 2 * len(maps))
+    for number, case in enumerate(cases):
+        row = axes[number]
+        masks = of_lesions(cohort.masks(case), cohort, lesions)
+        show_truth(row, cohort.image(case), masks, str(cohort.table.at[case, "case_id"]))
+        for place, (arm, name) in zip(range(2, len(row), 2), maps.items(), strict=True):
+            made = cohort.maps(name).array("image", case)
+            show_image(row[place], made)
+            overlay(row[place + 1], made, found[arm][number], scales[arm])
+            row[place].set_title(arm, fontsize=6.5)
+            row[place + 1].set_title(f"full at {scales[arm]:.2g}", fontsize=6.5)
+    return figure
+
+
+def heats(
+    cohort: Cohort, maps: Mapping[str, str], cases: Sequence[int]
+) -> tuple[dict[str, list[np.ndarray]], dict[str, float]]:
+    """Each arm's maps of the cases, and the value at which its heat is full."""
+    opened = {arm: cohort.maps(name) for arm, name in maps.items()}
+    found = {arm: [maps_of.saliency(case) for case in cases] for arm, maps_of in opened.items()}
+    return found, {arm: float(np.quantile(of_arm, FULL_HEAT)) or 1.0 for arm, of_arm in found.items()}
+
+
+def pictures(rows: int, columns: int) -> tuple[Figure, Any]:
+    """A figure with places for so many pictures, without axes."""
+    figure = Figure(figsize=(1.55 * columns, 1.75 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for place in axes.flat:
+        place.set_axis_off()
+    return figure, axes
+
+
+def of_lesions(masks: np.ndarray, cohort: Cohort, lesions: Sequence[str]) -> np.ndarray:
+    """Of the masks of all classes (L, y, x) those that count."""
+    return masks[[cohort.lesions.index(name) for name in lesions]] if len(masks) else masks
 
 
 def show_truth(row: Sequence[Axes], image: np.ndarray, masks: np.ndarray, case_id: str) -> None:

@@ -40,7 +40,8 @@ class Trial(Config):
 class Plan(Config):
     """An experiment on a cohort. Trials of a seed follow one another, so that a table is whole as early as can be.
 
-    Where `split` is all, the maps of a trial cover those cases alone that it is judged on. In `development` it is evaluated on split `validation`, for a choice.
+    Where `split` is all, a trial's maps cover those cases alone that it is judged on. In `development` it is evaluated
+    on split `validation`, for a choice.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Plan(Config):
         experiment = self.experiment
         same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart"})
         same |= {"folds": experiment.folds} if experiment.protocol == "folds" else {}
-        arms = [arm.model_dump(mode="json", exclude={"choose"}) for arm in self.ancestry(trial.arm)]
+        arms = [arm.model_dump(mode="json", exclude={"choose", "judged"}) for arm in self.ancestry(trial.arm)]
         return fingerprint(
             "reproduce-trial",
             name=trial.arm,
@@ -106,23 +107,28 @@ class Plan(Config):
     def training_of(self, arm: str) -> str:
         """What tells whether two arms share the training of a seed."""
         trained = [
-            before.model_dump(mode="json", exclude={"localize", "initial", "choose"}) for before in self.ancestry(arm)
+            before.model_dump(mode="json", exclude={"localize", "initial", "synthetic", "judged", "choose"})
+            | {"synthetic": before.synthetic is not None}
+            for before in self.ancestry(arm)
         ]
         return json.dumps(trained, sort_keys=True)
 
     def ancestry(self, name: str) -> list[Arm]:
-        """An arm, the one that it starts from, and so on."""
-        found = [self.experiment.arms[name]]
-        while (before := found[-1].initial) is not None:
-            found.append(self.experiment.arms[before])
-        return found
+        """An arm, those whose models its training needs, and so on."""
+        arm = self.experiment.arms[name]
+        return [arm, *(one for before in arm.after.values() for one in self.ancestry(before))]
 
 
 def chosen_arms(experiment: Experiment, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The arms `wanted` in the experiment's order; all where none is named. ModelError for an unknown one."""
-    if unknown := [name for name in wanted if name not in experiment.arms]:
-        raise ModelError(f"no arm {unknown[0]!r}; there are: {', '.join(experiment.arms)}")
-    return tuple(name for name in experiment.arms if not wanted or name in wanted)
+    """The arms `wanted` in the experiment's order; all that are judged where none is named.
+
+    Raises:
+        ModelError: an unknown one, or one that is not judged.
+    """
+    judged = [name for name, arm in experiment.arms.items() if arm.judged]
+    if unknown := [name for name in wanted if name not in judged]:
+        raise ModelError(f"no arm {unknown[0]!r}; there are: {', '.join(judged)}")
+    return tuple(name for name in judged if not wanted or name in wanted)
 
 
 def planned(name: str, preset: str, experiment: Experiment, cohort: str, wanted: Sequence[str]) -> Plan:

@@ -11,13 +11,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.metrics import CaseEvidence, froc_curve, pr_curve
-from models.registry import build
+from models.registry import build, registered
+from models.system import System
 from storage.cohort import Cohort
 from tasks.engine.epoch_log import read_epochs
 from tasks.maps import annotated_cases, gather_evidence
 from tasks.model_files import describe_model
 from tasks.reporting import Section, publish_report
-from tasks.reproduction.figures import arm_curves, gallery, spread_cases, training_curves
+from tasks.reproduction.figures import arm_curves, gallery, made_gallery, spread_cases, training_curves
 from tasks.reproduction.plan import Plan
 from tasks.reproduction.tables import arm_table, choice_table, effort_table, facts, gain_table, rule_table
 from tasks.tracking.runs import TrackedRun
@@ -36,8 +37,13 @@ GAINS = (
     "with the 95 % interval of resampling patients."
 )
 CHOICES = "Settings of an arm's maps, chosen on split validation with a training that no figure above comes from."
+MADE = 6  # references shown
 CURVES = "Seed {seed}. Pooled pixels of raw maps; FROC with connected components as candidates."
 GALLERY = "Seed {seed}. Each arm has one scale over all cases shown, which stands above its maps: clear at 0."
+MADE_BY = (
+    "Seed {seed}. Each image is made after the vessels of the reference in its row; beside it the evidence of compact "
+    "features that the arm's own classifier finds in it, one scale an arm."
+)
 EFFORT = "Seconds of an arm's trainings, maps and figures; a training that several share counts for the first of them."
 
 
@@ -74,26 +80,46 @@ def sections(plan: Plan, answer: dict[str, Any]) -> list[Section]:
 
 
 def figure_sections(plan: Plan, answer: dict[str, Any]) -> list[Section]:
-    """Trainings by system; curves and gallery of the first seed that has any."""
+    """Trainings by system; of the first seed that has any, curves and maps, and images that were synthesised."""
     seed = min(trial["seed"] for trial in answer["trials"])
     maps = {trial["arm"]: trial["maps"][0] for trial in answer["trials"] if trial["seed"] == seed}
+    judged = {arm: name for arm, name in maps.items() if not system_of(plan, arm).measures}
+    made = {arm: name for arm, name in maps.items() if system_of(plan, arm).synthesize is not System.synthesize}
     cohort = Cohort.open(plan.cohort)
-    evidence, cases = evidence_by_arm(plan, cohort, maps)
     return [
         *training_sections(answer),
-        Section(
-            "Precision-recall and FROC",
-            CURVES.format(seed=seed),
-            figure=arm_curves(
-                {arm: pr_curve(found) for arm, found in evidence.items()},
-                {arm: froc_curve(found) for arm, found in evidence.items()},
-                lesion_share(next(iter(evidence.values()))),
-            ),
-        ),
-        Section(
-            "Image, truth, maps", GALLERY.format(seed=seed), figure=gallery(cohort, maps, cases, answer["lesions"])
-        ),
+        *(map_sections(plan, cohort, judged, seed, answer["lesions"]) if judged else []),
+        *([made_section(plan, cohort, made, seed)] if made else []),
     ]
+
+
+def system_of(plan: Plan, arm: str) -> type[System]:
+    """What an arm trains."""
+    return registered(plan.system_of(arm)).system
+
+
+def map_sections(plan: Plan, cohort: Cohort, maps: dict[str, str], seed: int, lesions: Sequence[str]) -> list[Section]:
+    """Curves of each arm's maps, and the maps themselves."""
+    evidence, cases = evidence_by_arm(plan, cohort, maps)
+    curves = arm_curves(
+        {arm: pr_curve(found) for arm, found in evidence.items()},
+        {arm: froc_curve(found) for arm, found in evidence.items()},
+        lesion_share(next(iter(evidence.values()))),
+    )
+    return [
+        Section("Precision-recall and FROC", CURVES.format(seed=seed), figure=curves),
+        Section("Image, truth, maps", GALLERY.format(seed=seed), figure=gallery(cohort, maps, cases, lesions)),
+    ]
+
+
+def made_section(plan: Plan, cohort: Cohort, maps: dict[str, str], seed: int) -> Section:
+    """References, and what each arm makes after them."""
+    lesions = plan.experiment.apart or cohort.lesions
+    cases = [
+        case for case in annotated_cases(cohort, list(maps.values()), plan.split) if cohort.mask(case, lesions).any()
+    ]
+    shown = spread_cases(cases, [], count=MADE)
+    return Section("Synthesised images", MADE_BY.format(seed=seed), figure=made_gallery(cohort, maps, shown, lesions))
 
 
 def evidence_by_arm(

@@ -1,6 +1,5 @@
 """The tables of a reproduction, from its answer alone: for the terminal, the page and the document."""
 
-import re
 from typing import Any
 
 import pandas as pd
@@ -21,8 +20,8 @@ def arm_table(answer: dict[str, Any]) -> pd.DataFrame:
     """Arm · ours · the paper's, of each metric that it reports · other metrics; a row an arm, without figures too."""
     compared = compared_metrics(answer)
     measured = set().union(*answer["arms"].values())
-    shown = dict.fromkeys((*SHOWN, *SEGMENTATION, *expected_metrics(answer)))
-    others = [metric for metric in shown if metric not in compared and metric in measured]
+    wanted = answer.get("shown") or (*SHOWN, *SEGMENTATION)
+    others = [metric for metric in wanted if metric not in compared and metric in measured]
     names = [*answer["arms"], *(arm for arm in failed_arms(answer) if arm not in answer["arms"])]
     rows = []
     for arm in names:
@@ -39,11 +38,6 @@ def compared_metrics(answer: dict[str, Any]) -> list[str]:
     """The headline and the other metrics of which the paper reports figures."""
     named = [metric for figures in answer["reported"].values() if isinstance(figures, dict) for metric in figures]
     return list(dict.fromkeys([answer["metric"], *named]))
-
-
-def expected_metrics(answer: dict[str, Any]) -> list[str]:
-    """The metrics that the expectations name."""
-    return [metric for one in answer["expect"] for metric in re.findall(r"[A-Za-z_]\w*\.([A-Za-z_]\w*)", one["rule"])]
 
 
 def reported(answer: dict[str, Any], arm: str, metric: str) -> float | None:

@@ -160,6 +160,29 @@ def test_features_that_speak_against_the_score_count_in_the_sum_which_is_then_cl
     assert (maps.low_empty.tolist(), maps.high_empty.tolist()) == ([False], [True])
 
 
+@pytest.mark.parametrize("weights", ["elementwise", "pooled"])
+def test_signed_maps_keep_what_speaks_against_the_score(weights):
+    """The spread feature speaks for the score at one place, and against it at the three others."""
+    image = spot_and_ring()
+    slopes = torch.ones(1, 2, 9, 9, dtype=torch.float64)
+    slopes[0, 1] = -1
+    slopes[0, 1, 0, 0] = 500
+    maps = seen(Channels(slopes), image, weights=weights, low=0.0, high=0.5, signed=True)
+    kept = slopes[:, 1:].mean() if weights == "pooled" else slopes[:, 1:]
+    spread = "high" if weights == "pooled" else "low"  # elementwise it is judged by the one place, where it is compact
+    of_ring = seen(Channels(slopes), image, weights=weights, low=0.5, high=0.6, signed=True)
+    assert torch.equal(getattr(of_ring, spread), kept * image[:, 1:])
+    assert maps.low_empty.item()
+    clipped = seen(Channels(slopes), image, weights=weights, low=0.5, high=0.6)
+    assert torch.equal(getattr(clipped, spread), torch.relu(getattr(of_ring, spread)))
+
+
+def test_signed_maps_of_all_features_add_up_to_a_linear_score():
+    model, image = channels(3.0, -0.5, 1.0), torch.rand(2, 3, 9, 9, dtype=torch.float64)
+    maps = seen(model, image, weights="pooled", signed=True, active=0.0, low=0.4, high=0.45)
+    assert torch.allclose((maps.low + maps.high).flatten(1).sum(dim=1), maps.score)
+
+
 def test_a_group_without_features_has_an_empty_map_case_by_case():
     """Relative to the largest: 0.5 / 128 is low, 64 / 128 in neither group."""
     far, near, middle = points((0, 0), (0, 8), (8, 0), (8, 8)), points((4, 4), (4, 5)), points((0, 0), (8, 8))
@@ -294,18 +317,19 @@ class Smooth(nn.Module):
         return torch.tanh(self.head(pooled)).sum(dim=1)
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("weights", ["elementwise", "pooled"])
 @pytest.mark.parametrize("layers", [(), ("second",), ("first", "second")])
-def test_the_maps_are_differentiable_by_the_image_through_the_derivative(weights, layers):
+def test_the_maps_are_differentiable_by_the_image_through_the_derivative(weights, layers, signed):
     model = Smooth().double()
     image = torch.rand(1, 1, 5, 6, dtype=torch.float64, requires_grad=True)
-    settings = {"weights": weights, "layers": layers, "low": 0.3, "high": 0.7, "differentiable": True}
+    settings = {"weights": weights, "layers": layers, "low": 0.3, "high": 0.7, "signed": signed, "differentiable": True}
 
     def maps(pixels):
         score, low, high, _, _ = pathology_maps(model, pixels, regression_output(), **settings)
         return score, low, high
 
-    assert any((one > 0).any() for one in maps(image)[1:])
+    assert any((one != 0).any() for one in maps(image)[1:])
     assert torch.autograd.gradcheck(maps, (image,), eps=1e-6, atol=1e-7)
 
 

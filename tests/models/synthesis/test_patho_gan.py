@@ -78,6 +78,11 @@ def test_the_defaults_are_the_paper_s():
     defaults = PathoGANConfig()
     assert (defaults.network.size, defaults.noise, defaults.generator_steps) == (512, 0.01, 2)
     assert (defaults.evidence.active, defaults.evidence.low, defaults.evidence.high) == (0.1, 0.1, 0.9)
+    assert (defaults.evidence.weights, defaults.evidence.signed, defaults.network.conditional) == (
+        "pooled",
+        True,
+        False,
+    )
     assert (defaults.optimiser.name, defaults.optimiser.learning_rate, defaults.optimiser.momentum) == ("sgd", 2e-4, 0)
 
 
@@ -85,6 +90,11 @@ def test_the_pathological_loss_is_the_deviation_over_the_evidence_of_both_maps()
     real, made = maps([1, 3, 0, 0], [0, 0, 0, 2]), maps([1, 1, 1, 0], [0, 0, 0, 5])
     assert pathology_loss(made, real).item() == pytest.approx(3 / 4 + 3 / 2)
     assert pathology_loss(real, real).item() == 0
+
+
+def test_evidence_against_the_score_counts_as_much_as_that_for_it():
+    real, made = maps([-1, 3, 0, 0], [0, -2, 0, 0]), maps([1, 3, 0, 0], [0, 0, 0, 0])
+    assert pathology_loss(made, real).item() == pytest.approx(2 / 4 + 2 / 2)
 
 
 def test_without_evidence_in_the_reference_there_is_nothing_to_lose():
@@ -102,6 +112,12 @@ def test_a_discriminator_that_cannot_tell_loses_log_4():
     assert critic_loss(undecided + 50, undecided - 50).item() == pytest.approx(0)
 
 
+def test_energy_is_of_what_speaks_for_the_score_alone():
+    found = torch.tensor([1.0, 3.0, -4.0])[None, None, None]
+    mask = torch.tensor([True, False, True])[None, None, None]
+    assert energy(found, mask).item() == 0.25
+
+
 def test_energy_is_a_map_s_share_in_each_mask():
     found = torch.tensor([[1.0, 3.0], [0.0, 0.0]])[:, None, None]
     masks = torch.tensor([[[[True, False]], [[False, False]]]]).expand(2, 2, 1, 2)
@@ -115,6 +131,23 @@ def test_the_gradient_reaches_the_generator_through_the_maps():
     assert all(weight.grad.isfinite().all() for weight in model.generator.parameters())
     assert any((weight.grad != 0).any() for weight in model.generator.parameters())
     assert all(weight.grad is None for weight in model.classifier.parameters())
+
+
+def test_a_conditional_critic_judges_an_image_with_its_vessels_place_by_place():
+    model, image = patho_gan(network={**SMALL["network"], "conditional": True}), torch.rand(2, 3, 32, 32)
+    none, all_over = torch.zeros(2, 1, 32, 32), torch.ones(2, 1, 32, 32)
+    assert model.judged(image, none).shape == (2, 16)  # three halvings
+    assert not torch.equal(model.judged(image, none), model.judged(image, all_over))
+    assert patho_gan().judged(image, none).shape == (2, 1)
+    assert {"val/critic_accuracy", "train/critic"} <= set(fitted(model))
+
+
+def test_what_is_shown_is_located_by_a_reading_of_its_own():
+    model, batch = patho_gan(located_by={"layers": ["network.layer1"]}), batch_of([1])
+    shown, compared = model.located(batch["image"]), model.evidence(batch["image"])
+    assert (shown.low >= 0).all()
+    assert (compared.low < 0).any()
+    assert (model.predict_step(batch)["saliency"] >= 0).all()
 
 
 @pytest.mark.parametrize("left", STEPS)

@@ -17,6 +17,7 @@ ARMS: dict[str, Any] = {
     "scratch": {"system": "s"},
     "same": {"system": "s", "localize": {"saliency": "cam"}, "choose": CHOOSE},
     "tuned": {"system": "s", "initial": "scratch", "trainer": {"max_epochs": 1}},
+    "enlarged": {"system": "s", "synthetic": "tuned"},
 }
 
 
@@ -31,8 +32,8 @@ def batches(monkeypatch: pytest.MonkeyPatch):
     done: list[list[str]] = []
     broken: set[str] = set()
 
-    def arm_training(made: Plan, trial: Trial, initial: Path | None) -> tuple[str, None]:
-        return f"{made.training_of(trial.arm)} {trial.seed} {initial}", None
+    def arm_training(made: Plan, trial: Trial, models: dict[str, Path]) -> tuple[str, None]:
+        return f"{made.training_of(trial.arm)} {trial.seed} {models}", None
 
     def side_by_side(planned: list[Any], parent: str, parallel: int):
         done.append([f"{one.tags['arm']} {one.tags['seed']}" for one in planned])
@@ -54,6 +55,11 @@ def test_arm_that_starts_from_another_waits_for_it_even_where_that_one_is_not_as
     train_ahead.fn(plan("tuned"), "run", 2)
     assert batches[0] == [["scratch 0"], ["tuned 0"]]
     assert [[trial.arm for trial in trials] for trials in generations(plan("tuned"))] == [["scratch"], ["tuned"]]
+
+
+def test_arm_that_is_trained_on_what_another_makes_waits_for_that_and_what_it_starts_from(batches):
+    train_ahead.fn(plan("enlarged", "scratch"), "run", 2)
+    assert batches[0] == [["scratch 0"], ["tuned 0"], ["enlarged 0"]]
 
 
 def test_training_that_fails_takes_with_it_what_starts_from_it_alone(batches):

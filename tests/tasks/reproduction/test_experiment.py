@@ -108,6 +108,13 @@ def test_arm_of_another_system_lies_on_that_systems_own_preset(written):
         ({"gains": [{"arm": "a", "over": "c", "metric": "energy"}]}, ("gains", "no arm 'c'")),
         ({"arms": {"a": {"initial": "b"}, "b": {"initial": "a"}}}, ("arms.a.initial", "a → b → a", "circle")),
         ({"arms": {"a": {"initial": "c"}, "b": {}}}, ("arms.a.initial", "no arm 'c'")),
+        ({"arms": {"a": {"synthetic": "b"}, "b": {"initial": "a"}}}, ("arms.a.synthetic", "a → b → a", "circle")),
+        ({"arms": {"a": {"synthetic": "c"}, "b": {}}}, ("arms.a.synthetic", "no arm 'c'")),
+        (
+            {"arms": {"a": {}, "b": {"synthetic": "a"}}, "protocol": "transductive", "presets": {"small": {}}},
+            ("arms.b.synthetic", "split train"),
+        ),
+        ({"shown": ["kid"]}, ("shown", "no metric 'kid'")),
         ({"seeds": 0, "presets": {"small": {}}}, ("seeds", "greater than 0")),
         ({"presets": {"tiny": {}}}, ("no preset 'small'", "tiny")),
     ],
@@ -140,6 +147,16 @@ def test_experiment_without_arms_names_those_that_have():
 def test_class_of_lesions_that_is_judged_apart_has_metrics_of_its_own(written):
     changes = {"apart": ["rim"], "metric": "energy_rim", "expect": ["a.ap_pooled_rim > b"]}
     assert loaded(written(changes)).metric == "energy_rim"
+
+
+def test_figures_that_a_system_has_of_its_own_can_be_expected(written):
+    arms = {"made": {"system": "patho-gan"}, "b": {}}
+    changes = {"arms": arms, "apart": ["rim"], "metric": "pathology_loss", "shown": ["kid", "milliseconds"]}
+    found = loaded(written({**changes, "expect": ["made.low_energy_rim > made.real_low_energy_rim"]}))
+    assert [(one.arm, one.metric) for one in found.rules[0].quantities] == [
+        ("made", "low_energy_rim"),
+        ("made", "real_low_energy_rim"),
+    ]
 
 
 @pytest.mark.parametrize("preset_name", ["small", "paper"])

@@ -38,6 +38,13 @@ def test_chosen_arms_keep_the_order_of_the_experiment():
         chosen_arms(experiment, ["d"])
 
 
+def test_arm_that_is_there_for_others_has_no_trial_of_its_own():
+    experiment = plan(arms={**ARMS, "a": {"system": "s", "judged": False}}).experiment
+    assert chosen_arms(experiment, []) == ("b", "c")
+    with pytest.raises(ModelError, match="no arm 'a'; there are: b, c"):
+        chosen_arms(experiment, ["a"])
+
+
 def test_more_arms_and_seeds_and_rules_leave_trials_as_they_are():
     before = keys(plan())
     after = keys(plan(("a", "b", "c"), seeds=3, expect=["a > c"], reported={"a": 0.1}, metric="froc_mean"))
