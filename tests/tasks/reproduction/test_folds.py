@@ -43,7 +43,8 @@ def test_a_trial_is_judged_on_patients_that_it_never_saw(cohort: str):
         learnt = training_cases(made, "classifier", seed)
         judged = set(table.loc[annotated_ids(made, seed), "patient_id"])
         seen = Cohort.open(cohort).table.loc[[*learnt["train"], *learnt["validation"]], "patient_id"]
-        assert judged and not judged & set(seen)
+        assert judged
+        assert not judged & set(seen)
 
 
 def test_beyond_the_folds_patients_are_divided_anew(cohort: str):
