@@ -36,6 +36,24 @@ def back_projected(views: Views) -> Tensor:
     return torch.minimum(*torch.broadcast_tensors(coronal, sagittal))
 
 
+def moved(views: Views, by: Tensor) -> Views:
+    """Views (B, z, ·) of volumes that are moved `by` whole voxels (B, 3) along (z, y, x); zeros come in."""
+    coronal = [_shifted(view, z, x) for view, (z, _, x) in zip(views.coronal, by.tolist(), strict=True)]
+    sagittal = [_shifted(view, z, y) for view, (z, y, _) in zip(views.sagittal, by.tolist(), strict=True)]
+    return Views(torch.stack(coronal), torch.stack(sagittal))
+
+
+def _shifted(view: Tensor, down: int, across: int) -> Tensor:
+    height, width = view.shape
+    top, left = abs(down), abs(across)
+    return F.pad(view, (left, left, top, top))[top - down :, left - across :][:height, :width]
+
+
+def mirrored(views: Views, which: Tensor) -> Views:
+    """Views (B, z, ·) of volumes whose left and right change sides where `which` (B,) is True."""
+    return views._replace(coronal=torch.where(which[:, None, None], views.coronal.flip(-1), views.coronal))
+
+
 def stacked(views: Views, multiple: tuple[int, int] = (1, 1)) -> Tensor:
     """Both views (B, z, ·) as one batch (2 B, 1, h, w), the coronal ones first.
 

@@ -47,7 +47,7 @@ from models.localization.response_settings import (
     Weights,
 )
 from models.optimisers import configured
-from models.projection import Grid, Views, back_projected, projections, stacked, unstacked
+from models.projection import Grid, Views, back_projected, mirrored, moved, projections, stacked, unstacked
 from models.registry import system
 from models.system import Batch, Prediction, System
 
@@ -151,7 +151,11 @@ class ClassResponse(System):
 
     def responses(self, image: Tensor) -> Tensor:
         """R of both types and views of `to_input`'s volumes: (2 B, 2, h, w), the coronal ones first."""
-        features = self.features(stacked(projections(image[:, 0]), self.config.network.stride))
+        return self.responses_of(projections(image[:, 0]))
+
+    def responses_of(self, views: Views) -> Tensor:
+        """The same of the views (B, z, ·) themselves."""
+        features = self.features(stacked(views, self.config.network.stride))
         return torch.einsum("ck,nkhw->nchw", self.classifier.weight, features)
 
     def logits(self, responses: Tensor) -> Tensor:
@@ -214,10 +218,27 @@ class ClassResponse(System):
             ModelError: the voxels are of another size than the network is set to.
         """
         self._refuse_other_spacings(batch)
-        responses, is_second = self.responses(self.to_input(batch["image"])), self._is_second(batch)
+        views, centres = projections(self.to_input(batch["image"])[:, 0]), centre_points(batch)
+        if self.training:
+            views, centres = self.varied(views, centres)
+        responses, is_second = self.responses_of(views), self._is_second(batch)
         each = F.cross_entropy(self.logits(responses), is_second.repeat(2).long(), reduction="none")
         loss1 = (each * batch["weight"].to(each.dtype).repeat(2) if "weight" in batch else each).mean()
-        return loss1, self.distance_loss(of_type(responses, is_second), centre_points(batch)), responses
+        return loss1, self.distance_loss(of_type(responses, is_second), centres), responses
+
+    def varied(self, views: Views, centres: Tensor) -> tuple[Views, Tensor]:
+        """Another look at the views (B, z, ·) and p (B, 3) of a batch: mirrored, then moved, by chance."""
+        if self.config.mirrored:
+            which = torch.rand(len(centres), device=centres.device) < 0.5
+            across = centres[:, 2]
+            turned = torch.where(which, views.coronal.shape[-1] - 1 - across, across)
+            views, centres = mirrored(views, which), torch.stack([*centres[:, :2].T, turned], dim=1)
+        along, across_most = self.config.shift_pixels
+        if along or across_most:
+            most = torch.tensor([along, across_most, across_most], device=centres.device)
+            by = (torch.rand(len(centres), 3, device=centres.device) * (2 * most + 1)).long() - most
+            views, centres = moved(views, by), centres + by
+        return views, centres
 
     def distance_loss(self, response: Tensor, centres: Tensor) -> Tensor:
         """loss2 of R_c of both views (2 B, h, w) and p in voxels (B, 3), over the cases that have one."""

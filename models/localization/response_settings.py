@@ -73,6 +73,10 @@ class ResponseOptimiser(OptimiserConfig):
 class ClassResponseConfig(Config):
     """`distance_weight` is λ; SUVs are clipped to `suv_range` and scaled to 0 … 1; `lesions` are mask classes, () all.
 
+    In training, where `mirrored`, left and right change sides every other time, and each case is moved by up to
+    `shift_mm` along each axis, in whole pixels: the trainer's own augmentation interpolates whole volumes, which costs
+    more than the network. The paper says nothing of either.
+
     `back_projection` holds for maps that are made with other settings, too: `localize --set threshold=none`.
     """
 
@@ -82,6 +86,8 @@ class ClassResponseConfig(Config):
     distance: DistanceForm = "mean_distance"
     weights: Weights = "softmax"
     lesions: tuple[str, ...] = ()
+    mirrored: bool = False
+    shift_mm: NonNegativeFloat = 0.0
     abnormal_from: float = 1.0
     back_projection: BackProjection = BackProjection()
     optimiser: ResponseOptimiser = ResponseOptimiser()
@@ -90,6 +96,12 @@ class ClassResponseConfig(Config):
     def decides_from(self) -> float:
         """The label from which on a score above 0 is right."""
         return self.abnormal_from
+
+    @property
+    def shift_pixels(self) -> tuple[int, int]:
+        """The largest shift along z, and along y or x."""
+        z, across = (int(self.shift_mm // side) for side in self.network.pixel_mm)
+        return z, across
 
     @property
     def lesion_from(self) -> float:

@@ -13,6 +13,7 @@ from models.localization.class_response import (
     places,
     soft_argmax,
 )
+from models.projection import projections
 from models.registry import build
 
 GRID = (32, 16, 24)
@@ -202,6 +203,25 @@ def test_voxels_of_another_size_are_refused_with_the_setting_that_is_right():
 def test_several_channels_are_refused():
     with pytest.raises(ModelError, match="one channel"):
         small(network={**SMALL, "in_channels": 3})
+
+
+def test_the_point_moves_with_the_views():
+    system, one = small(mirrored=True, shift_mm=18).train(), batch(8)
+    one["image"] = one["mask"] * 9.0
+    views = projections(system.to_input(one["image"])[:, 0])
+    torch.manual_seed(0)
+    seen, centres = system.varied(views, centre_points(one))
+    assert not torch.equal(seen.coronal, views.coronal)
+    for case in range(8):
+        z, x = torch.nonzero(seen.coronal[case]).float().mean(dim=0)
+        _, y = torch.nonzero(seen.sagittal[case]).float().mean(dim=0)
+        assert centres[case].tolist() == [z, y, x]
+
+
+def test_views_are_varied_in_training_alone():
+    system, one = small(mirrored=True, shift_mm=18), batch()
+    assert torch.equal(system.losses(one)[2], system.losses(one)[2])
+    assert torch.equal(system.losses(one)[2], system.responses(system.to_input(one["image"])))
 
 
 def test_a_few_steps_move_the_response_to_the_tumour():
