@@ -126,6 +126,7 @@ def centre_points(batch: Batch) -> Tensor:
 class ClassResponse(System):
     """The type of cancer from two projections, and where in the volume it shows."""
 
+    monitor: ClassVar[str | None] = None  # the loss on others rises with each sure mistake while maps still get better
     inputs: ClassVar[frozenset[str]] = frozenset({"image", "label", "mask"})
     map_settings: ClassVar[str | None] = "back_projection"
     config: ClassResponseConfig
