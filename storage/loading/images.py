@@ -19,9 +19,9 @@ class CohortImages(Dataset[Any]):
     grid; `padded_batch` collates them. `transform` may change the item; where it has MONAI's `set_random_state` each
     worker seeds it anew, as copies of one generator would draw the same numbers in all of them.
 
-    `in_memory` reads all images and masks once, in the process that iterates without workers. Loader workers read from the store:
-    each opens it by itself, and a copy a worker would multiply the memory. A forked worker reads through a process of
-    its own (`storage.reader`), so spawned and forkserver ones are the better choice.
+    `in_memory` reads all images and masks once, in the process that iterates without workers. Loader workers read from
+    the store: each opens it by itself, and a copy a worker would multiply the memory. A forked worker reads through a
+    process of its own (`storage.reader`), so spawned and forkserver ones are the better choice.
 
     Raises:
         CohortError: the cohort has no such label or lesion class.

@@ -25,8 +25,8 @@ CGROUPS = (
 class MemoryEstimate:
     """Bytes that loading takes in all processes of the machine, beside what the machine has available.
 
-    `images` are those of all cases with their masks once a process, which only loading without workers keeps; `queues` are the batches
-    that workers have ready, in shared memory; `workers` is what the workers take besides.
+    `images` are those of all cases, with their masks, once a process, which only loading without workers keeps;
+    `queues` are the batches that workers have ready, in shared memory; `workers` is what the workers take besides.
     """
 
     images: int
