@@ -36,7 +36,7 @@ def localize(
     folder, chosen, among = str(locate_model(model)), dict(settings or {}), splits or []
     match chosen_method(folder, method, saliency, chosen):
         case "own":
-            return localize_own(cohort, folder, among, batch_size, cases, workers, name)
+            return localize_own(cohort, folder, among, batch_size, cases, workers, name, chosen)
         case "saliency":
             return localize_saliency(cohort, folder, among, saliency, chosen, batch_size, cases, workers, name)
         case _:
@@ -48,12 +48,13 @@ def chosen_method(model: str, method: Localization | None, saliency: str | None,
     """`method`, or the system's own way, or that of saliency where a method of it is named and the way is not.
 
     Raises:
-        ModelError: own maps are to be made with settings, which they do not take.
+        ModelError: own maps are to be made with settings, which those of this system do not take.
     """
-    usual = registered(describe_model(Path(model))["system"]).system.localization
+    system = registered(describe_model(Path(model))["system"]).system
+    usual = system.localization
     if method is None and usual == "own" and saliency:
         return "saliency"
-    if (method or usual) == "own" and (saliency or settings):
+    if (method or usual) == "own" and (saliency or (settings and system.map_settings is None)):
         given = "--saliency" if saliency else f"--set {next(iter(settings))}"
         raise ModelError(f"a system's own maps take no {given}; name --method saliency or iterative-refinement with it")
     return method or usual

@@ -1,6 +1,6 @@
 """Configuration is data: what a system can be told, with the paper's values as defaults."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,12 @@ def validated(kind: type[C], config: dict[str, Any], *, where: str) -> C:
         return kind.model_validate(config)
     except ValidationError as error:
         raise ModelError(f"{where}: {'; '.join(_complaints(error))}") from error
+
+
+def with_section(config: C, section: str, settings: Mapping[str, Any], *, where: str) -> C:
+    """`config` with `settings` on top of its section of that name; ModelError where they do not fit."""
+    whole = config.model_dump()
+    return validated(type(config), {**whole, section: {**whole[section], **settings}}, where=where)
 
 
 def _complaints(error: ValidationError) -> Iterator[str]:

@@ -4,13 +4,14 @@ Keys of a batch       image, label, mask, points, boxes, spacing, case, and weig
 Keys of a prediction  score, saliency, mask, boxes, points, image, embedding, transform
 """
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from lightning import LightningModule
 from torch import Tensor
 
-from models.config import Config
+from models.config import Config, with_section
 from models.errors import ModelError
 from models.saliency import Explanation, Target, regression_output
 from models.saliency.gradient import gradient
@@ -37,8 +38,10 @@ class System(Stage):
     `inputs` are the keys of a batch that it trains on: `label` (a number a case) where it has a target, `mask` where
     it learns from lesion masks. `localization` is how its maps are made unless a user says otherwise: by the refinement
     loop, by a saliency method alone, or as its own `predict_step` answers them. `starts_from` names the system whose
-    model its training must be given, if there is one; `measures` names the figures that it has of its own. The
-    configuration travels in the checkpoint, so that `registry.restore` needs nothing else.
+    model its training must be given, if there is one; `measures` names the figures that it has of its own.
+    `map_settings` names the section of its configuration by which `predict_step` makes its own maps of what was learnt,
+    if there is one: a user may change it in use. A configuration with `lesion_from` says from which value on its own
+    maps show a lesion. The configuration travels in the checkpoint, so that `registry.restore` needs nothing else.
     """
 
     name: ClassVar[str] = ""  # set by the registry
@@ -46,6 +49,7 @@ class System(Stage):
     localization: ClassVar[Localization] = "own"
     starts_from: ClassVar[str | None] = None
     measures: ClassVar[tuple[str, ...]] = ()
+    map_settings: ClassVar[str | None] = None
     config: Config
 
     def __init__(self, config: Config):
@@ -86,6 +90,20 @@ class System(Stage):
     def start_from(self, other: "System") -> None:
         """Take what this system needs of a trained one of another kind; ModelError where it needs nothing of it."""
         raise ModelError(f"{self.name} cannot start from a model of {other.name}; start from a model of its own")
+
+    def with_map_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same system with `settings` on top of the section `map_settings`; it shares all networks.
+
+        Raises:
+            ModelError: its own maps take no settings, or not these.
+        """
+        if not settings:
+            return self
+        if self.map_settings is None:
+            raise ModelError(f"{self.name} makes its own maps, which take no settings; name another method")
+        changed = copy.copy(self)
+        changed.config = with_section(self.config, self.map_settings, settings, where=self.name)
+        return changed
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Figures of each case, of a system that `measures`: by name (B,), or (B, L) with a column a mask class.

@@ -16,6 +16,7 @@ from models.metrics import (
     paired_difference,
     pr_curve,
 )
+from models.registry import systems
 from storage.cohort import Cohort
 from storage.errors import CohortError
 from tasks.evidence import Evidence, evidence_of
@@ -23,7 +24,14 @@ from tasks.failures import Failed, failed_cases, note_failures
 from tasks.faithfulness import FAITHFULNESS, Faithfulness, faithfulness_figure, faithfulness_of
 from tasks.figures import classification_figure, pr_and_froc
 from tasks.kept import Kept, kept_answers
-from tasks.maps import annotated_cases, find_maps, maps_digest, short_names, validation_evidence
+from tasks.maps import (
+    annotated_cases,
+    find_maps,
+    maps_digest,
+    own_thresholds,
+    short_names,
+    validation_evidence,
+)
 from tasks.model_files import describe_model
 from tasks.reporting import Section, publish_report
 from tasks.reuse import fingerprint, finished, remember
@@ -89,7 +97,7 @@ def evaluate_maps(
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evidence of several map sets on the same cases; their thresholds by validation where `split` is not it."""
+    """The evidence of several map sets on the same cases; their thresholds: their own, or by validation."""
 
     cases: list[int]
     patients: list[str]
@@ -113,7 +121,7 @@ def gather(
     known, evidence, lost = evidence_of(cohort, names, cases, lesions, workers=workers, keep=keep)
     if not known:
         raise_error(lost[0])
-    thresholds: dict[str, float] = {}
+    thresholds = own_thresholds(cohort, names)
     if split == "test":
         thresholds, lost_there = validation_evidence(cohort, names, lesions, workers, keep)
         lost += lost_there
@@ -153,7 +161,7 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
             tested.evidence[reference],
             tested.evidence[other],
             tested.patients,
-            thresholds=(thresholds[reference], thresholds[other]) if thresholds else None,
+            thresholds=(thresholds[reference], thresholds[other]) if {reference, other} <= thresholds.keys() else None,
             **drawn,
         )
         for other in others
@@ -218,10 +226,13 @@ def segmented_by(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def grading(cohort: Cohort, names: dict[str, str], split: str, resamples: int, seed: int) -> dict[str, Any]:
-    """How well the model's score tells the label it was trained on, over the labelled cases of `split`."""
+    """How well the model's score tells the label it was trained on, over the labelled cases of `split`.
+
+    Nothing of a system that learns no label.
+    """
     maps = cohort.maps(next(iter(names.values())))
-    target = maps.attrs.get("target")
-    if target not in cohort.labels:
+    target, known = maps.attrs.get("target"), systems().get(maps.attrs.get("system", ""))
+    if target not in cohort.labels or (known is not None and "label" not in known.system.inputs):
         return {}
     scores = maps.table["score"]
     table = cohort.table.loc[scores.index]
@@ -267,7 +278,7 @@ def publish_evaluation(
     sections = [
         Section(
             f"Localisation on {answer['cases']} {answer['split']} cases of {answer['patients']} patients",
-            "95 % intervals by resampling patients. Dice at the threshold that is best on the validation cases. "
+            "95 % intervals by resampling patients. Dice at the system's own threshold, else the best on validation. "
             + said_of_empty_maps(answer),
             table=result_table(answer["methods"]),
         ),

@@ -15,6 +15,7 @@ from models.metrics import CaseEvidence, EvidenceConfig, case_evidence
 from models.metrics.histogram import Histogram, Keys
 from models.metrics.localization import pooled_positives, quantile_edges
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from tasks.clusters import shared_path
 from tasks.failures import failures
 from tasks.kept import Kept
@@ -52,12 +53,13 @@ def evidence_of(
 ) -> tuple[list[int], Evidence, list[Outcome]]:
     """The cases of `cases` that could be read, in order, each map set's evidence of them, and what failed.
 
-    FROC's smoothing grows with the image, so that it removes speckle of the same relative size: 1 pixel at 128.
+    FROC's smoothing grows with the image, so that it removes speckle of the same relative size: 1 pixel at a mean side
+    of 128.
 
     Raises:
-        CohortError: the cohort does not hold square pictures, or has no such lesion class.
+        CohortError: the cases differ in shape, or the cohort has no such lesion class.
     """
-    pixels = cohort.size**2
+    pixels = int(np.prod(common_grid(cohort)))
     if cases:
         cohort.mask(cases[0], lesions or None)
     job = EvidenceJob(shared_path(cohort.path), cohort.snapshot, names, tuple(lesions), {})
@@ -81,10 +83,17 @@ def evidence_of(
     return known, {short: [found[case][short] for case in known] for short in names}, lost
 
 
+def common_grid(cohort: Cohort) -> tuple[int, ...]:
+    """The shape of every case, (y, x) or (z, y, x); CohortError where they differ."""
+    if cohort.grid is None:
+        raise CohortError(f"{cohort.path} holds cases of differing shapes; maps are compared on one shape only")
+    return cohort.grid
+
+
 def evidence_of_shard(job: EvidenceJob, cases: Sequence[int]) -> list[dict[str, CaseEvidence]]:
     """Each case's evidence by map set; runs in a Dask worker."""
     cohort = opened_once(job.cohort, job.snapshot)
-    config = EvidenceConfig(froc_sigma=cohort.size / FROC_SMOOTHING)
+    config = EvidenceConfig(froc_sigma=float(np.mean(common_grid(cohort))) / FROC_SMOOTHING)
     maps = {short: maps_once(job.cohort, job.snapshot, name) for short, name in job.names.items()}
     answers = []
     for case in cases:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from models.metrics import FrocCurve, PrecisionRecallCurve
 from storage.cohort import Cohort
-from storage.export.display import views, window
+from storage.export.display import View, views, window
 
 LESION_COLOURS = ("#00c2ff", "#ffe14d", "#ff5ad1", "#6bff6b", "#ff8c1a", "#b08cff")
 
@@ -33,13 +33,17 @@ def picture(cohort: Cohort, case: int) -> tuple[np.ndarray, np.ndarray]:
     image, masks = cohort.image(case), cohort.masks(case)
     if len(cohort.dims) == 2:
         return image, masks
-    channel, volume = cohort.channels[-1], image[-1]
-    marked = np.asarray(masks.any(axis=0))
-    seen = views(channel, cohort.dims, marked if marked.any() else np.abs(volume))
-    view = seen[len(seen) // 2]  # of three projections the coronal one
-    low, high = window(channel, volume)
-    shown = np.clip((view.of(volume) - low) / (high - low), 0, 1)
+    view = view_of(cohort, image, masks)
+    low, high = window(cohort.channels[-1], image[-1])
+    shown = np.clip((view.of(image[-1]) - low) / (high - low), 0, 1)
     return shown[None], np.array([view.of(mask) for mask in masks])
+
+
+def view_of(cohort: Cohort, image: np.ndarray, masks: np.ndarray) -> View:
+    """The view of a case that is shown alone: a picture itself, of three projections the coronal one, or a slice."""
+    marked = np.asarray(masks.any(axis=0))
+    seen = views(cohort.channels[-1], cohort.dims, marked if marked.any() else np.abs(image[-1]))
+    return seen[len(seen) // 2]
 
 
 def pr_and_froc(pr: Mapping[str, PrecisionRecallCurve], froc: Mapping[str, FrocCurve], prevalence: float) -> Figure:

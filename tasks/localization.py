@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from prefect import task
 
-from models.config import Config, validated
+from models.config import Config, validated, with_section
 from models.errors import ModelError
 from models.localization.refinement import RefinementConfig, refine
 from models.registry import registered
@@ -37,7 +37,7 @@ from tasks.map_making import (
     localize_shard,
     write_shard,
 )
-from tasks.maps import selected_cases
+from tasks.maps import LESION_FROM, selected_cases
 from tasks.model_files import describe_model
 from tasks.progress import Advance, progress
 from tasks.reporting import Section, publish_report
@@ -140,13 +140,35 @@ def localize_own(
     cases: list[str] | None = None,
     workers: int | None = None,
     name: str | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The map that the system itself predicts, and its image, for every chosen case that has none yet."""
-    about = describe_model(Path(model))
+    """The map that the system itself predicts, and its image, for every chosen case that has none yet.
+
+    `settings` lie on those by which it makes maps of what it learnt, where it has such.
+    """
+    about, given = describe_model(Path(model)), settings or {}
     names = (map_name(about, checked(name if name is not None else OWN)),)
-    attributes = _attributes(about, {"method": "own"})
+    config = own_map_config(about, given)
+    described = {"settings": given} if given else {}
+    if (lesion_from := getattr(config, "lesion_from", None)) is not None:
+        described[LESION_FROM] = lesion_from
+    attributes = _attributes(about, {"method": "own", **described})
     job = map_job(Cohort.open(cohort), model, about, names, attributes, "own", RefinementConfig(), batch_size)
-    return _one_map_set(job, cohort, splits, cases, workers)
+    return _one_map_set(replace(job, own_settings=given), cohort, splits, cases, workers)
+
+
+def own_map_config(about: dict[str, Any], settings: dict[str, Any]) -> Config:
+    """The system's configuration with `settings` of its own maps on top.
+
+    Raises:
+        ModelError: its own maps take no settings, or not these.
+    """
+    config, section = config_of(about), registered(about["system"]).system.map_settings
+    if not settings:
+        return config
+    if section is None:
+        raise ModelError(f"{about['system']} makes its own maps, which take no settings; name another method")
+    return with_section(config, section, settings, where="--set")
 
 
 def _one_map_set(

@@ -5,7 +5,7 @@ What a Dask worker loads, so neither Prefect nor MLflow: they would cost it four
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ class MapJob:
     """What makes the maps of some cases, in any process.
 
     `names` are the map sets: S and s_0 of the loop, or the one of a saliency method or of the system's own answers.
-    `settings` are the loop's; of them a saliency method alone takes its name, settings and sign, and own maps nothing.
-    `threads` None: as many as torch has.
+    `settings` are the loop's; of them a saliency method alone takes its name, settings and sign. Own maps take
+    `own_settings`, those that lie on the system's. `threads` None: as many as torch has.
     """
 
     cohort: str
@@ -49,6 +49,7 @@ class MapJob:
     settings: RefinementConfig
     batch_size: int
     threads: int | None = None
+    own_settings: dict[str, Any] = field(default_factory=dict)
 
 
 def localize_shard(job: MapJob, cases: list[int]) -> None:
@@ -72,7 +73,7 @@ def answers(
     """A `Refinement` by the `loop`, an `OwnMap` or a plain map, an image."""
     device, settings = best_device(), job.settings
     if job.method == "own":
-        return own_maps(system, images, job.batch_size, device)
+        return own_maps(system.with_map_settings(job.own_settings), images, job.batch_size, device)
     shown: dict[str, Any] = {"target": system.target, "batch_size": job.batch_size, "device": device}
     if job.method == "saliency":
         return saliency_maps(system, system.to_input, images, settings.method, sign=settings.map_sign, **shown)

@@ -15,6 +15,7 @@ from tasks.reuse import fingerprint
 from tasks.shards import Outcome, raise_error
 
 FALLBACK_QUANTILE = 0.99
+LESION_FROM = "lesion_from"  # among the attributes of a map set: the value from which on it shows a lesion by itself
 SAMPLED_CASES, SAMPLED_PIXELS = 512, 4096
 
 
@@ -87,21 +88,31 @@ def gather_evidence(cohort: Cohort, names: dict[str, str], cases: list[int], les
 def validation_evidence(
     cohort: Cohort, names: dict[str, str], lesions: Sequence[str], workers: int | None = None, keep: Kept | None = None
 ) -> tuple[dict[str, float], list[Outcome]]:
-    """Each set's threshold of best Dice on the validation cases, and the cases that failed.
+    """Each set's threshold, and the cases that failed: its own, or that of the best Dice on the validation cases.
 
-    There are none where no such case has masks and maps.
+    A set without its own has none where no such case has masks and maps.
     """
-    cases = annotated_cases(cohort, list(names.values()), "validation")
+    own = own_thresholds(cohort, names)
+    names = {short: name for short, name in names.items() if short not in own}
+    cases = annotated_cases(cohort, list(names.values()), "validation") if names else []
     if not cases:
-        return {}, []
+        return own, []
     known, evidence, lost = evidence_of(cohort, names, cases, lesions, workers=workers, keep=keep)
     if not known:
         raise_error(lost[0])
-    return {short: float(best_dice_threshold(found)) for short, found in evidence.items()}, lost
+    return own | {short: float(best_dice_threshold(found)) for short, found in evidence.items()}, lost
+
+
+def own_thresholds(cohort: Cohort, names: dict[str, str]) -> dict[str, float]:
+    """The value from which on a map set shows a lesion as its system means it, of those sets whose systems say so."""
+    known = {short: cohort.maps(name).attrs.get(LESION_FROM) for short, name in names.items()}
+    return {short: float(value) for short, value in known.items() if value is not None}
 
 
 def detection_threshold(cohort: Cohort, name: str, workers: int | None = None) -> tuple[float, str]:
     """Where a found lesion begins, and by which rule: never chosen on test cases."""
+    if own := own_thresholds(cohort, {name: name}):
+        return own[name], "the system's own"
     chosen, _ = validation_evidence(cohort, {name: name}, [], workers)
     if chosen:
         return chosen[name], "best Dice on the validation cases"

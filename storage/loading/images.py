@@ -19,9 +19,9 @@ class CohortImages(Dataset[Any]):
     grid; `padded_batch` collates them. `transform` may change the item; where it has MONAI's `set_random_state` each
     worker seeds it anew, as copies of one generator would draw the same numbers in all of them.
 
-    `in_memory` reads all images once, in the process that iterates without workers. Loader workers read from the store:
-    each opens it by itself, and a copy a worker would multiply the memory. A forked worker reads through a process of
-    its own (`storage.reader`), so spawned and forkserver ones are the better choice.
+    `in_memory` reads all images and masks once, in the process that iterates without workers. Loader workers read from
+    the store: each opens it by itself, and a copy a worker would multiply the memory. A forked worker reads through a
+    process of its own (`storage.reader`), so spawned and forkserver ones are the better choice.
 
     Raises:
         CohortError: the cohort has no such label or lesion class.
@@ -42,13 +42,14 @@ class CohortImages(Dataset[Any]):
         self.transform = transform
         self.in_memory = in_memory
         self._pixels: list[np.ndarray] | None = None
+        self._masks: list[np.ndarray] | None = None
         self._seeded_by: int | None = None
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pixels": None}
+        return {**self.__dict__, "_pixels": None, "_masks": None}
 
     def __getitem__(self, place: int) -> Any:
         place = range(len(self))[place]
@@ -62,8 +63,7 @@ class CohortImages(Dataset[Any]):
     def _item(self, place: int) -> Item:
         item = {"image": torch.from_numpy(self._image(place)), **self.cases.known(place)}
         if self.cases.lesions is not None:
-            mask = self.cases.reader().mask(int(self.cases.indices[place]), self.cases.lesions)
-            item["mask"] = torch.from_numpy(mask[None])
+            item["mask"] = torch.from_numpy(self._mask(place)[None])
         return item
 
     def _image(self, place: int) -> np.ndarray:
@@ -72,6 +72,13 @@ class CohortImages(Dataset[Any]):
         if self._pixels is None:
             self._pixels = [self.cases.reader().image(int(case)) for case in self.cases.indices]
         return self._pixels[place].copy()
+
+    def _mask(self, place: int) -> np.ndarray:
+        if not self.in_memory or get_worker_info() is not None:
+            return self.cases.reader().mask(int(self.cases.indices[place]), self.cases.lesions)
+        if self._masks is None:
+            self._masks = [self.cases.reader().mask(int(case), self.cases.lesions) for case in self.cases.indices]
+        return self._masks[place].copy()
 
     def _seed_in_worker(self) -> None:
         worker = get_worker_info()

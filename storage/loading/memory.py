@@ -25,8 +25,8 @@ CGROUPS = (
 class MemoryEstimate:
     """Bytes that loading takes in all processes of the machine, beside what the machine has available.
 
-    `images` are those of all cases once a process, which only loading without workers keeps; `queues` are the batches
-    that workers have ready, in shared memory; `workers` is what the workers take besides.
+    `images` are those of all cases, with their masks, once a process, which only loading without workers keeps;
+    `queues` are the batches that workers have ready, in shared memory; `workers` is what the workers take besides.
     """
 
     images: int
@@ -87,7 +87,7 @@ def memory_estimate(
     largest = int(np.prod(patch)) if patch is not None else int(_sizes(cohort, cases).max(initial=0))
     item = largest * (len(cohort.channels) * max(FLOAT_BYTES, cohort.dtype.itemsize) + int(lesions))
     return MemoryEstimate(
-        images=processes * memory_needed(cohort, cases),
+        images=processes * memory_needed(cohort, cases, lesions),
         queues=processes * batch_size * item * max(1, workers * prefetch_factor),
         workers=processes * workers * WORKER_BYTES,
         available=available_memory(),

@@ -23,7 +23,8 @@ from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
 from tasks.model_files import describe_model
 from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
-from tasks.reproduction.plan import FOLDER, Plan, Trial, map_settings
+from tasks.reproduction.folds import fold_of
+from tasks.reproduction.plan import FOLDER, Plan, Trial, map_settings, method_of
 from tasks.reproduction.runs import TRIAL, Answer, adopt, nest, trial_run
 from tasks.reuse import finished, remember
 from tasks.synthesis import synthesize_cohort
@@ -94,7 +95,7 @@ def arm_training(plan: Plan, trial: Trial, models: Mapping[str, Path]) -> tuple[
         trial.seed,
         1,
         initial,
-        cases=training_cases(plan, system),
+        cases=training_cases(plan, system, trial.seed),
     )
 
 
@@ -108,10 +109,13 @@ def with_synthetic(plan: Plan, trial: Trial, model: Path) -> str:
     return str(enlarged)
 
 
-def training_cases(plan: Plan, system: str) -> Cases | None:
-    """All labelled cases, to train and to validate on, where the protocol is transductive; else those of the splits."""
+def training_cases(plan: Plan, system: str, seed: int) -> Cases | None:
+    """The cases to train and to validate on: by the protocol all labelled ones, those of a fold, or of the splits."""
     if plan.experiment.protocol == "held_out":
         return None
+    if plan.experiment.protocol == "folds":
+        fold = fold_of(plan, seed)
+        return {"train": fold.train, "validation": fold.validation}
     cohort, target = Cohort.open(plan.cohort), plan.experiment.target
     table = cohort.table
     labelled = "label" in registered(system).system.inputs and target in cohort.labels
@@ -131,7 +135,7 @@ def made_maps(plan: Plan, trial: Trial, model: str, run: TrackedRun) -> list[str
         model=model,
         splits=[] if plan.split == "all" else [plan.split],
         batch_size=BATCH_SIZE,
-        cases=annotated_ids(plan),
+        cases=annotated_ids(plan, trial.seed),
         name=trial.arm,
     )
     nest(run, answer)
@@ -145,23 +149,24 @@ def localizer(wanted: Maps, system: type[System]) -> Callable[..., Answer]:
     """The step of `localize` that makes an arm's maps, with the arm's own settings.
 
     Raises:
-        ModelError: the system makes its own maps, and is given settings for them.
+        ModelError: the system makes its own maps, and is given settings that they do not take.
     """
-    method = wanted.method or (system.localization if wanted.saliency is None else "saliency")
-    match method:
+    match method_of(wanted, system):
         case "own":
-            if wanted.saliency or wanted.settings:
+            if wanted.saliency or (wanted.settings and system.map_settings is None):
                 raise ModelError(f"{system.name} makes its own maps, which take no settings; name another method")
-            return localize_own
+            return partial(localize_own, settings=wanted.settings)
         case "saliency":
             return partial(localize_saliency, saliency=wanted.saliency, settings=wanted.settings)
         case _:
             return partial(localize_refined, settings=map_settings(wanted))
 
 
-def annotated_ids(plan: Plan) -> list[str]:
-    """The cases that are compared with masks."""
+def annotated_ids(plan: Plan, seed: int) -> list[str]:
+    """The cases that are compared with masks; of a fold, those that it holds out."""
     table = Cohort.open(plan.cohort).table
+    if plan.experiment.protocol == "folds":
+        table = table.loc[list(fold_of(plan, seed).held_out)]
     chosen = table[table["has_masks"] & (table["split"].eq(plan.split) | (plan.split == "all"))]
     if chosen.empty:
         raise CohortError(f"{plan.cohort} has no case with masks in split {plan.split!r} to evaluate on")

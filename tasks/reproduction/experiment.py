@@ -105,7 +105,8 @@ class Experiment(Config):
     """A paper's experiment with a preset on top.
 
     `source` is {simulated: NAME, …} or {address: PATH, …} with options of `ingest`. `protocol`: transductive trains and
-    evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`. `evaluated`: cases with
+    evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`; folds divides all patients
+    into `folds` parts, and the trial with seed s trains without part s and evaluates on it. `evaluated`: cases with
     lesions alone, or all annotated ones, of the classes `lesions` (none named: all). Each class of `apart` is judged by
     itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. The table begins with
     `metric` and has those `shown`, and where none is named the family's usual ones. `reported` are the
@@ -115,7 +116,8 @@ class Experiment(Config):
     system: str
     source: dict[str, Any] = Field(default={})
     target: str = "grade"
-    protocol: Literal["transductive", "held_out"] = "held_out"
+    protocol: Literal["transductive", "held_out", "folds"] = "held_out"
+    folds: int = Field(default=5, ge=2)
     fractions: Fractions | None = None
     evaluated: Literal["lesions", "all"] = "all"
     lesions: tuple[str, ...] = ()
@@ -150,8 +152,8 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _chooses_on_other_patients(self) -> Self:
         for name, arm in self.arms.items():
-            if arm.choose is not None and self.protocol == "transductive":
-                raise ValueError(f"arms.{name}.choose takes split validation, which protocol transductive has not")
+            if arm.choose is not None and self.protocol != "held_out":
+                raise ValueError(f"arms.{name}.choose takes split validation, which protocol {self.protocol} has not")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from models.metrics import FrocCurve, PrecisionRecallCurve
 from storage.cohort import Cohort
-from tasks.figures import outline_lesions, overlay, show_image
+from tasks.figures import outline_lesions, overlay, picture, show_image, view_of
 from tasks.training.figures import COLOURS, counted_on, logarithmic
 
 ABREAST = 8
@@ -101,11 +101,12 @@ def gallery(cohort: Cohort, maps: Mapping[str, str], cases: Sequence[int], lesio
     parts = [list(maps)[at : at + abreast] for at in range(0, len(maps), abreast)]
     figure, axes = pictures(len(cases) * len(parts), 2 + len(parts[0]))
     for number, case in enumerate(cases):
-        image, first = cohort.image(case), axes[number * len(parts)]
-        show_truth(first, image, truth(cohort, case, lesions), str(cohort.table.at[case, "case_id"]))
+        image, masks = picture(cohort, case)
+        view, first = view_of(cohort, cohort.image(case), cohort.masks(case)), axes[number * len(parts)]
+        show_truth(first, image, of_lesions(masks, cohort, lesions), str(cohort.table.at[case, "case_id"]))
         for row, arms in zip(axes[number * len(parts) :], parts, strict=False):
             for place, arm in zip(row[2:], arms, strict=False):
-                overlay(place, image, found[arm][number], scales[arm])
+                overlay(place, image, view.of(found[arm][number]), scales[arm])
                 place.set_title(f"{arm}\nfull at {scales[arm]:.2g}", fontsize=6.5)
     return figure
 
@@ -116,7 +117,8 @@ def made_gallery(cohort: Cohort, maps: Mapping[str, str], cases: Sequence[int], 
     figure, axes = pictures(len(cases), 2 + 2 * len(maps))
     for number, case in enumerate(cases):
         row = axes[number]
-        show_truth(row, cohort.image(case), truth(cohort, case, lesions), str(cohort.table.at[case, "case_id"]))
+        masks = of_lesions(cohort.masks(case), cohort, lesions)
+        show_truth(row, cohort.image(case), masks, str(cohort.table.at[case, "case_id"]))
         for place, (arm, name) in zip(range(2, len(row), 2), maps.items(), strict=True):
             made = cohort.maps(name).array("image", case)
             show_image(row[place], made)
@@ -144,9 +146,8 @@ def pictures(rows: int, columns: int) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def truth(cohort: Cohort, case: int, lesions: Sequence[str]) -> np.ndarray:
-    """The masks of the lesion classes that count, (L, y, x)."""
-    masks = cohort.masks(case)
+def of_lesions(masks: np.ndarray, cohort: Cohort, lesions: Sequence[str]) -> np.ndarray:
+    """Of the masks of all classes (L, y, x) those that count."""
     return masks[[cohort.lesions.index(name) for name in lesions]] if len(masks) else masks
 
 

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from models.config import Config, validated
 from models.errors import ModelError
 from models.registry import registered
+from models.system import Localization, System
 from storage.cohort import Cohort
 from tasks.engine.job import TrainerSettings
 from tasks.experiments import merged
@@ -39,7 +40,8 @@ class Trial(Config):
 class Plan(Config):
     """An experiment on a cohort. Trials of a seed follow one another, so that a table is whole as early as can be.
 
-    In `development` it is evaluated on split `validation`, for a choice.
+    Where `split` is all, a trial's maps cover those cases alone that it is judged on. In `development` it is evaluated
+    on split `validation`, for a choice.
     """
 
     name: str
@@ -63,7 +65,7 @@ class Plan(Config):
     @property
     def split(self) -> str:
         """The split that is evaluated."""
-        if self.experiment.protocol == "transductive":
+        if self.experiment.protocol != "held_out":
             return "all"
         return "validation" if self.development else "test"
 
@@ -85,6 +87,7 @@ class Plan(Config):
         """
         experiment = self.experiment
         same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart"})
+        same |= {"folds": experiment.folds} if experiment.protocol == "folds" else {}
         arms = [arm.model_dump(mode="json", exclude={"choose", "judged"}) for arm in self.ancestry(trial.arm)]
         return fingerprint(
             "reproduce-trial",
@@ -178,10 +181,18 @@ def stages_of(experiment: Experiment, name: str, cohort: Cohort) -> list[str]:
     system = entry.system(config)
     checked(name)
     try:
-        refinement_config(system, map_settings(arm.localize))
+        if method_of(arm.localize, entry.system) == "own":
+            system.with_map_settings(map_settings(arm.localize))
+        else:
+            refinement_config(system, map_settings(arm.localize))
     except ModelError as error:
         raise ModelError(f"{where}.localize: {error}") from error
     return list(system.stages())
+
+
+def method_of(maps: Maps, system: type[System]) -> Localization:
+    """How an arm's maps are made."""
+    return maps.method or (system.localization if maps.saliency is None else "saliency")
 
 
 def map_settings(maps: Maps) -> dict[str, Any]:

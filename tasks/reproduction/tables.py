@@ -13,6 +13,7 @@ HOLDS = {True: "yes", False: "no", None: "–"}
 PROTOCOLS = {
     "transductive": "trained and evaluated on the same cases",
     "held_out": "trained and evaluated on different patients",
+    "folds": "each seed is a fold, whose patients it does not train on and is evaluated on",
 }
 
 

@@ -49,7 +49,7 @@ def test_batches_that_wait_are_counted_as_floats_of_the_largest_case(ragged):
     found = memory_estimate(ragged, [0, 1], batch_size=5, workers=3, prefetch_factor=4, processes=2, lesions=True)
     assert found.queues == 2 * 3 * 4 * 5 * 60 * (2 * 4 + 1)
     assert found.workers == 2 * 3 * memory.WORKER_BYTES
-    assert found.images == 2 * 84 * 2 * 4
+    assert found.images == 2 * 84 * (2 * 4 + 1)  # with the masks
 
 
 def test_a_patch_counts_as_a_patch(ragged):
