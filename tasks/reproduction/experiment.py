@@ -159,8 +159,8 @@ class Experiment(Config):
     @model_validator(mode="after")
     def _enlarges_what_is_held_out(self) -> Self:
         for name, arm in self.arms.items():
-            if arm.synthetic is not None and self.protocol == "transductive":
-                raise ValueError(f"arms.{name}.synthetic enlarges split train, which protocol transductive has not")
+            if arm.synthetic is not None and self.protocol != "held_out":
+                raise ValueError(f"arms.{name}.synthetic enlarges split train, which protocol {self.protocol} has not")
         return self
 
     @model_validator(mode="after")
