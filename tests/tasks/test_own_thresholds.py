@@ -12,7 +12,8 @@ from models.registry import build
 from storage.case import Case
 from storage.cohort import Cohort
 from storage.geometry import Geometry, Grid
-from tasks.evaluation import evaluate_maps
+from tasks.evaluation import gather, measured
+from tasks.kept import kept_answers
 from tasks.localization import localize_own
 from tasks.maps import LESION_FROM, detection_threshold
 from tasks.model_files import load_model, save_model
@@ -83,8 +84,10 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def test_dice_is_that_of_the_masks_that_the_system_answers(cohort: str, model: str):
-    maps, opened = localized(cohort, model, "own"), Cohort.open(cohort)
-    answer = evaluate_maps.fn(cohort, [maps], [], "test", 100, 0, 1)
+    names = {"own": localized(cohort, model, "own")}
+    opened, kept = Cohort.open(cohort), kept_answers("evaluate", "own")
+    tested = gather(opened, names, [], "test", 1, kept)
+    answer = measured(opened, tested, names, {"split": "test", "resamples": 100, "seed": 0})
     batch = {"image": torch.from_numpy(opened.images(range(CASES)))}
     masks = load_model(Path(model)).predict_step(batch)["mask"][:, 0].numpy()
     expected = np.mean([dice(masks[number], opened.mask(number)) for number in range(CASES)])
