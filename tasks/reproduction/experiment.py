@@ -150,17 +150,11 @@ class Experiment(Config):
         return self
 
     @model_validator(mode="after")
-    def _chooses_on_other_patients(self) -> Self:
+    def _has_the_splits_that_arms_need(self) -> Self:
         for name, arm in self.arms.items():
-            if arm.choose is not None and self.protocol != "held_out":
-                raise ValueError(f"arms.{name}.choose takes split validation, which protocol {self.protocol} has not")
-        return self
-
-    @model_validator(mode="after")
-    def _enlarges_what_is_held_out(self) -> Self:
-        for name, arm in self.arms.items():
-            if arm.synthetic is not None and self.protocol != "held_out":
-                raise ValueError(f"arms.{name}.synthetic enlarges split train, which protocol {self.protocol} has not")
+            for field, split in (("choose", "validation"), ("synthetic", "train")):
+                if getattr(arm, field) is not None and self.protocol != "held_out":
+                    raise ValueError(f"arms.{name}.{field} takes split {split}, which protocol {self.protocol} has not")
         return self
 
     @model_validator(mode="after")
