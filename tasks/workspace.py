@@ -85,7 +85,7 @@ def enter_workspace(root: Path) -> Workspace:
         "PREFECT_HOME": str(workspace.prefect),
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(workspace.prefect / "results"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": services.tracking_uri if services else workspace.tracking_uri,
