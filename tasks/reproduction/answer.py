@@ -114,13 +114,20 @@ def grounds(plan: Plan, done: Sequence[Answer]) -> dict[str, Any]:
         "snapshot": cohort.snapshot,
         "content": plan.content,
         "cohort_cases": len(cohort),
-        "cases": done[0]["cases"],
-        "patients": done[0]["patients"],
+        "cases": sum(trial["cases"] for trial in parts(plan, done)),
+        "patients": sum(trial["patients"] for trial in parts(plan, done)),
         "seconds_by_arm": {arm: round(took, 1) for arm, took in effort(done).items()},
         "epochs": {trial["arm"]: trial["epochs"] for trial in done},
         "trainings": dict(trainings),
         "trials": [{key: trial[key] for key in kept} for trial in done],
     }
+
+
+def parts(plan: Plan, done: Sequence[Answer]) -> list[Answer]:
+    """The trials of one arm that together are judged on each case once: those of the folds, else the first."""
+    of_arm = [trial for trial in done if trial["arm"] == done[0]["arm"]]
+    is_folds = plan.experiment.protocol == "folds"
+    return [trial for trial in of_arm if trial["seed"] < plan.experiment.folds] if is_folds else of_arm[:1]
 
 
 def effort(done: Sequence[Answer]) -> dict[str, float]:

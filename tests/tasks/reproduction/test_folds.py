@@ -10,6 +10,7 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 from storage.ingestion import ingest
 from storage.sources import open_source
+from tasks.reproduction.answer import parts
 from tasks.reproduction.arms import annotated_ids, training_cases
 from tasks.reproduction.experiment import Experiment
 from tasks.reproduction.folds import fold_of
@@ -56,6 +57,12 @@ def test_beyond_the_folds_patients_are_divided_anew(cohort: str):
 def test_all_arms_of_a_seed_have_one_fold(cohort: str):
     two = plan(cohort, arms={"a": {}, "b": {"settings": {"saliency": "gradient"}}})
     assert fold_of(two, 1) == fold_of(plan(cohort), 1)
+
+
+def test_what_was_judged_is_counted_over_the_folds_once(cohort: str):
+    done = [{"arm": arm, "seed": seed} for seed in range(FOLDS + 1) for arm in "ab"]
+    assert parts(plan(cohort), done) == [{"arm": "a", "seed": seed} for seed in range(FOLDS)]
+    assert parts(plan(cohort, protocol="held_out"), done) == [{"arm": "a", "seed": 0}]
 
 
 def test_another_number_of_folds_is_another_trial(cohort: str):
