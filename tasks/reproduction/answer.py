@@ -14,7 +14,6 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from models.registry import registered
 from storage.cohort import Cohort
 from tasks.reproduction.arms import compared
 from tasks.reproduction.experiment import Gain
@@ -47,7 +46,7 @@ def summarised(plan: Plan, outcomes: Outcomes, run: TrackedRun) -> Answer:
         "expect": [judged(rule, values) for rule in experiment.rules],
         "gains": [gain_of(plan, gain, values, outcomes.done, run) for gain in experiment.gains],
         "failed": outcomes.failed,
-        "observers": observers(plan, outcomes.done, run),
+        "observers": observers(outcomes.done),
         "seeds": experiment.seeds,
         **grounds(plan, outcomes.done),
         **circumstances(),
@@ -72,10 +71,9 @@ def figures(metrics: dict[str, dict[int, float]]) -> dict[str, Any]:
     }
 
 
-def observers(plan: Plan, done: Sequence[Answer], run: TrackedRun) -> dict[str, Any]:
+def observers(done: Sequence[Answer]) -> dict[str, Any]:
     """Figures, with intervals over patients, of further people who marked the cases: what arms are held beside."""
-    judged = [trial for trial in done if not registered(plan.system_of(trial["arm"])).system.measures]
-    return dict(compared(plan, [judged[0]["maps"][0]], run).get("observers", {})) if judged else {}
+    return next((trial["observers"] for trial in done if trial.get("observers")), {})
 
 
 def gain_of(plan: Plan, gain: Gain, values: BySeedValues, done: Sequence[Answer], run: TrackedRun) -> dict[str, Any]:

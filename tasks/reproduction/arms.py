@@ -53,8 +53,9 @@ def run_trial(plan: Plan, trial: Trial, parent: str) -> Answer:
         adopt(run, trained["run_id"], parent)
         training_seconds = round(time.monotonic() - started, 1)
         maps = made_maps(plan, trial, trained["model"], run)
-        judge = measured_cases if registered(plan.system_of(trial.arm)).system.measures else judged_maps
-        answer = trial_answer(trial, run, trained, judge(plan, trained["model"], maps[0], run))
+        has_figures = registered(plan.system_of(trial.arm)).system.measures
+        measured = measured_cases(plan, trained["model"]) if has_figures else judged_maps(plan, maps[0], run)
+        answer = trial_answer(trial, run, trained, measured)
         answer |= {"maps": maps, "maps_digest": maps_digest(Cohort.open(plan.cohort), maps)}
         answer |= {"training_seconds": training_seconds, "seconds": round(time.monotonic() - started, 1)}
         note_trial(run, answer)
@@ -185,7 +186,7 @@ def compared(plan: Plan, maps: list[str], run: TrackedRun, lesion: str | None = 
     return answer
 
 
-def judged_maps(plan: Plan, model: str, maps: str, run: TrackedRun) -> Answer:
+def judged_maps(plan: Plan, maps: str, run: TrackedRun) -> Answer:
     """What `evaluate` says of a map set, each class of lesions that is judged apart by itself as well."""
     measured = compared(plan, [maps], run)
     figures = of_one(measured)
@@ -209,7 +210,7 @@ def apart_name(key: str, lesion: str) -> str:
     return of_lesion(key, lesion)
 
 
-def measured_cases(plan: Plan, model: str, maps: str, run: TrackedRun) -> Answer:
+def measured_cases(plan: Plan, model: str) -> Answer:
     """The figures that the arm's system has of its own, of all cases that are evaluated."""
     found = case_figures(plan.cohort, model, plan.split, resamples=RESAMPLES)
     counts = {key: found.pop(key) for key in ("cases", "patients")}
@@ -235,6 +236,7 @@ def trial_answer(trial: Trial, run: TrackedRun, trained: Answer, measured: Answe
         "patients": measured["patients"],
         "metrics": values,
         "intervals": intervals,
+        "observers": measured.get("observers", {}),
         "snapshot": measured["snapshot"],
         "evaluation": measured["report"],
     }
