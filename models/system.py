@@ -91,18 +91,25 @@ class System(Stage):
         """Take what this system needs of a trained one of another kind; ModelError where it needs nothing of it."""
         raise ModelError(f"{self.name} cannot start from a model of {other.name}; start from a model of its own")
 
-    def with_map_settings(self, settings: Mapping[str, Any]) -> Self:
-        """The same system with `settings` on top of the section `map_settings`; it shares all networks.
+    @classmethod
+    def map_config(cls, config: Config, settings: Mapping[str, Any], where: str) -> Config:
+        """`config` with `settings` on top of its section `map_settings`; `where` is who gave them, for an error.
 
         Raises:
             ModelError: its own maps take no settings, or not these.
         """
         if not settings:
+            return config
+        if cls.map_settings is None:
+            raise ModelError(f"{cls.name} makes its own maps, which take no settings; name another method")
+        return with_section(config, cls.map_settings, settings, where=where)
+
+    def with_map_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same system, all its networks shared, with the `map_config` of `settings`; errors as there."""
+        if not settings:
             return self
-        if self.map_settings is None:
-            raise ModelError(f"{self.name} makes its own maps, which take no settings; name another method")
         changed = copy.copy(self)
-        changed.config = with_section(self.config, self.map_settings, settings, where=self.name)
+        changed.config = self.map_config(self.config, settings, where=self.name)
         return changed
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:

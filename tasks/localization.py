@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from prefect import task
 
-from models.config import Config, validated, with_section
+from models.config import Config, validated
 from models.errors import ModelError
 from models.localization.refinement import RefinementConfig, refine
 from models.registry import registered
@@ -148,27 +148,13 @@ def localize_own(
     """
     about, given = describe_model(Path(model)), settings or {}
     names = (map_name(about, checked(name if name is not None else OWN)),)
-    config = own_map_config(about, given)
+    config = registered(about["system"]).system.map_config(config_of(about), given, where="--set")
     described = {"settings": given} if given else {}
     if (lesion_from := getattr(config, "lesion_from", None)) is not None:
         described[LESION_FROM] = lesion_from
     attributes = _attributes(about, {"method": "own", **described})
     job = map_job(Cohort.open(cohort), model, about, names, attributes, "own", RefinementConfig(), batch_size)
     return _one_map_set(replace(job, own_settings=given), cohort, splits, cases, workers)
-
-
-def own_map_config(about: dict[str, Any], settings: dict[str, Any]) -> Config:
-    """The system's configuration with `settings` of its own maps on top.
-
-    Raises:
-        ModelError: its own maps take no settings, or not these.
-    """
-    config, section = config_of(about), registered(about["system"]).system.map_settings
-    if not settings:
-        return config
-    if section is None:
-        raise ModelError(f"{about['system']} makes its own maps, which take no settings; name another method")
-    return with_section(config, section, settings, where="--set")
 
 
 def _one_map_set(
