@@ -116,6 +116,7 @@ def evaluate(
     seed: Seed = 0,
     workers: Workers = None,
     only_lesions: Annotated[bool, typer.Option("--only-lesions", help="Leave out cases without a lesion.")] = False,
+    by: Annotated[str | None, typer.Option(metavar="LABEL", help="Also judge each of its values by itself.")] = None,
     model: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="The model folder that made the maps: are they faithful to it?")
     ] = None,
@@ -130,7 +131,7 @@ def evaluate(
 
     evaluated: Literal["all", "lesions"] = "lesions" if only_lesions else "all"
     answer = flow(
-        cohort, maps, listed(lesions), split, resamples, seed, workers, evaluated, str(model) if model else None
+        cohort, maps, listed(lesions), split, resamples, seed, workers, evaluated, str(model) if model else None, by
     )
     show_evaluation(console, answer)
     save_json(json_file, answer)

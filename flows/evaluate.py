@@ -20,10 +20,11 @@ def evaluate(
     workers: int | None = None,
     evaluated: Literal["all", "lesions"] = "all",
     model: str | None = None,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """Every metric with its interval for each of `maps`, and the difference of the first from each other one.
 
     `evaluated` says whether all annotated cases count, or those with lesions alone. With the `model` that made
-    the maps, they are also tested for faithfulness to it.
+    the maps, they are also tested for faithfulness to it. `by` is a label whose values are also judged one by one.
     """
-    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed, workers, evaluated, model)
+    return evaluate_maps(cohort, maps, lesions or [], split, resamples, seed, workers, evaluated, model, by)

@@ -15,6 +15,7 @@ from tasks.reproduction.plan import command_line, planned, source_cohort
 from tasks.reproduction.report import publish_reproduction
 from tasks.reproduction.runs import known_answer, remember_answer, reproduction_run
 from tasks.reproduction.several import each_experiment
+from tasks.reproduction.studies import outcome_studies
 
 
 @notified
@@ -45,7 +46,9 @@ def reproduce(
     with reproduction_run(plan) as run:
         train_ahead(plan, run.run_id, parallel or parallel_by_default())
         whole, choices = settled(plan, run.run_id)
-        answer = summarised(whole, run_trials(whole, run.run_id), run) | {"choices": choices}
+        outcomes = run_trials(whole, run.run_id)
+        studies = outcome_studies(whole, outcomes.done, run)
+        answer = summarised(whole, outcomes, studies, run) | {"choices": choices}
         answer["command"] = command_line(system, preset_name, experiment.seeds, arms, cohort, settings)
         answer["report"] = str(publish_reproduction(run, whole, answer))
     return remember_answer(plan, answer)

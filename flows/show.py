@@ -53,6 +53,9 @@ def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
     """Methods, differences and the classifier, with intervals."""
     cases = f"{answer['cases']} cases of {answer['patients']} patients, split {answer['split']}"
     console.print(metric_table(f"Localisation: {cases}", answer["methods"]))
+    for value, group in answer.get("groups", {}).items():
+        title = f"{answer['by']} {value}: {group['cases']} cases of {group['patients']} patients"
+        console.print(metric_table(title, group["methods"]))
     if said := said_of_empty_maps(answer):
         console.print(said, soft_wrap=True, highlight=False)
     if segmented := segmented_by(answer):

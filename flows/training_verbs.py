@@ -167,12 +167,13 @@ def reproduce(
 
 def show_reproduction(answer: dict[str, Any]) -> None:
     """Arms beside the paper's figures, what was expected, gains, and what they stand on."""
-    from tasks.reproduction.tables import arm_table, choice_table, facts, gain_table, rule_table
+    from tasks.reproduction.tables import arm_table, choice_table, facts, gain_table, rule_table, study_table
 
     over = f"mean over {answer['seeds']} seeds, 95 % interval over them" if answer["seeds"] > 1 else "1 seed"
     print_table(f"{answer['experiment']}, preset {answer['preset']}: {over}", arm_table(answer))
     if answer["reported_on"]:
         console.print(f"The paper: {answer['reported_on']}", soft_wrap=True, highlight=False)
+    print_table("What their lesions say of outcomes: nested cross-validation, 95 % over patients", study_table(answer))
     print_table("What was expected", rule_table(answer))
     print_table("Relative gains over the seeds; by seed the difference, 95 % over patients", gain_table(answer))
     print_table("What was chosen, on split validation with a training of its own", choice_table(answer))

@@ -40,6 +40,7 @@ from tasks.shards import raise_error
 from tasks.tracking.runs import TrackedRun, tracked_run
 
 SHOWN = ("ap_pooled", "froc_mean", "sensitivity_at_10fp", "energy", "pointing", "dice")
+MOST_GROUPS = 12
 
 
 @task(name="evaluate-maps")
@@ -53,11 +54,13 @@ def evaluate_maps(
     workers: int | None = None,
     evaluated: Literal["all", "lesions"] = "all",
     model: str | None = None,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """Metrics of each map set on `split`, the difference of the first from each other one, and the grading metrics.
 
     With `evaluated` "lesions" the maps are compared on the cases that show one of the lesion classes alone. With the
-    `model` that made the maps, they are also tested for faithfulness to it, on a sample of these cases.
+    `model` that made the maps, they are also tested for faithfulness to it, on a sample of these cases. With the label
+    `by`, there are also the metrics of the cases of each of its values.
     """
     opened = Cohort.open(cohort)
     names = short_names([find_maps(opened, wanted) for wanted in maps])
@@ -73,6 +76,8 @@ def evaluate_maps(
         settings["evaluated"] = evaluated
     if model is not None:
         settings["model"] = describe_model(Path(model))["version"]
+    if by is not None:
+        settings["by"] = checked_label(opened, by)
     key = fingerprint(
         "evaluate", **settings, content=opened.content_digest(), made=maps_digest(opened, list(names.values()))
     )
@@ -104,6 +109,15 @@ class Evaluated:
     evidence: Evidence
     thresholds: dict[str, float]
     failed: Failed
+
+    def at(self, places: Sequence[int]) -> "Evaluated":
+        """The cases at `places` alone, with the thresholds of all."""
+        return replace(
+            self,
+            cases=[self.cases[place] for place in places],
+            patients=[self.patients[place] for place in places],
+            evidence={name: [cases[place] for place in places] for name, cases in self.evidence.items()},
+        )
 
 
 def gather(
@@ -139,22 +153,13 @@ def with_lesions(tested: Evaluated) -> Evaluated:
     kept = [place for place, case in enumerate(truth) if case.positives.total]
     if not kept:
         raise CohortError(f"none of the {len(tested.cases)} annotated cases shows a lesion; leave out --only-lesions")
-    return replace(
-        tested,
-        cases=[tested.cases[place] for place in kept],
-        patients=[tested.patients[place] for place in kept],
-        evidence={name: [cases[place] for place in kept] for name, cases in tested.evidence.items()},
-    )
+    return tested.at(kept)
 
 
 def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
     """Metrics, paired differences, thresholds and the classifier's own figures."""
     drawn: dict[str, Any] = {"resamples": settings["resamples"], "seed": settings["seed"]}
-    thresholds = tested.thresholds
-    methods = {
-        name: localization_metrics(evidence, tested.patients, threshold=thresholds.get(name), **drawn)
-        for name, evidence in tested.evidence.items()
-    }
+    thresholds, methods = tested.thresholds, methods_of(tested, **drawn)
     reference, *others = methods
     differences = {
         f"{reference} - {other}": paired_difference(
@@ -170,12 +175,46 @@ def measured(cohort: Cohort, tested: Evaluated, names: dict[str, str], settings:
         "cases": len(tested.cases),
         "patients": len(set(tested.patients)),
         "methods": methods,
+        **({"groups": groups_of(cohort, tested, settings["by"], **drawn)} if "by" in settings else {}),
         "differences": differences,
         "empty_maps": empty_maps(tested.evidence),
         "dice_threshold": thresholds,
         "classifier": grading(cohort, names, settings["split"], **drawn),
         "failed": tested.failed,
     }
+
+
+def methods_of(tested: Evaluated, **drawn: int) -> dict[str, dict[str, Any]]:
+    """Metrics with intervals by map set."""
+    return {
+        name: localization_metrics(evidence, tested.patients, threshold=tested.thresholds.get(name), **drawn)
+        for name, evidence in tested.evidence.items()
+    }
+
+
+def groups_of(cohort: Cohort, tested: Evaluated, by: str, **drawn: int) -> dict[str, dict[str, Any]]:
+    """`{value: {"cases", "patients", "methods"}}` by the values of the label `by`; cases without it are in no group."""
+    values = cohort.table.loc[tested.cases, by].to_numpy()
+    groups = {}
+    for value in sorted(set(values[~pd.isna(values)])):
+        group = tested.at(np.flatnonzero(values == value).tolist())
+        counts = {"cases": len(group.cases), "patients": len(set(group.patients))}
+        groups[f"{value:g}"] = {**counts, "methods": methods_of(group, **drawn)}
+    return groups
+
+
+def checked_label(cohort: Cohort, by: str) -> str:
+    """`by`, if the cohort has such a label, of a few values.
+
+    Raises:
+        CohortError: it has not; the line says which there are.
+    """
+    if by not in cohort.labels:
+        known = ", ".join(cohort.labels) or "none"
+        raise CohortError(f"{cohort.path} has no label {by!r} to divide the cases by; labels: {known}")
+    if (count := cohort.table[by].nunique()) > MOST_GROUPS:
+        raise CohortError(f"{by} has {count} values; cases are divided by labels of at most {MOST_GROUPS}")
+    return by
 
 
 def empty_maps(evidence: Evidence) -> dict[str, dict[str, int]]:
@@ -286,6 +325,9 @@ def publish_evaluation(
     ]
     if answer["differences"]:
         sections.insert(1, Section("Paired differences", table=result_table(answer["differences"])))
+    for value, group in answer.get("groups", {}).items():
+        title = f"{answer['by']} {value}: {group['cases']} cases of {group['patients']} patients"
+        sections.insert(-1, Section(title, table=result_table(group["methods"])))
     if segmented := segmented_by(answer):
         sections.insert(
             1, Section("Segmentation within the field of view", table=result_table(segmented, SEGMENTATION))

@@ -34,6 +34,7 @@ Mask = npt.NDArray[np.bool_]
 
 INSIDE, OUTSIDE = 1, 2  # the markers of the watershed
 BODY = np.ones((3, 3, 3), bool)
+MARGIN = 4  # voxels: as far from the candidate as its gradient is flooded, and one for the slope there
 
 
 class BackProjection(Config):
@@ -64,10 +65,19 @@ def tumour_mask(suv: Floats, response: Floats, config: BackProjection) -> Mask:
     """The tumour in one volume; nothing where the response is nowhere positive."""
     everywhere = config.search == "volume"
     candidate = np.ones(suv.shape, bool) if everywhere else response >= np.float32(config.response_share)
+    tumour = np.zeros(suv.shape, bool)
     if not candidate.any():
-        return candidate
-    found = thresholded(suv, candidate, config)
-    return found if config.pieces == "all" else strongest_piece(found, response, suv)
+        return tumour
+    box = box_around(candidate)
+    found = thresholded(suv[box], candidate[box], config)
+    tumour[box] = found if config.pieces == "all" else strongest_piece(found, response[box], suv[box])
+    return tumour
+
+
+def box_around(candidate: Mask) -> tuple[slice, ...]:
+    """The part of the volume that a threshold looks at: all of the candidate, which is not empty, and some about it."""
+    [box] = ndimage.find_objects(candidate.view(np.uint8))
+    return tuple(slice(max(0, part.start - MARGIN), part.stop + MARGIN) for part in box)
 
 
 def thresholded(suv: Floats, candidate: Mask, config: BackProjection) -> Mask:

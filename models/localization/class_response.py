@@ -65,6 +65,22 @@ def response_network(config: ResponseNetwork) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def scaled(suv: Tensor, suv_range: Pair) -> Tensor:
+    """SUVs clipped to `suv_range` and brought to 0 … 1; of a maximum what it is of the maximum's voxels."""
+    low, high = suv_range
+    return (suv.clamp(low, high) - low) / (high - low)
+
+
+def scaled_views(image: Tensor, suv_range: Pair, precision: torch.dtype) -> Views:
+    """SUV (B, 1, z, y, x) → the views (B, z, ·) of its scaled volumes, which are never made: they are much larger.
+
+    Raises:
+        ModelError: another number of channels or axes.
+    """
+    refuse_other_shapes(image, 1, axes=3)
+    return Views(*(scaled(view.to(precision), suv_range) for view in projections(image[:, 0])))
+
+
 def normalised(response: Tensor) -> Tensor:
     """M_c of equation (1), of R_c (N, h, w), where it is positive; 0 elsewhere, and where no place is."""
     positive = response.clamp(min=0)
@@ -112,10 +128,10 @@ def centre_points(batch: Batch) -> Tensor:
     """p of each case in voxels (B, 3): the mean of its `points`, or its mask's centre of gravity; NaN without any."""
     if "points" in batch:
         return batch["points"].float().nanmean(dim=1)
-    mask = batch["mask"][:, 0].float()
-    along = [mask.sum(dim=others) for others in ((2, 3), (1, 3), (1, 2))]
-    moments = [(marked * torch.arange(marked.shape[1], device=mask.device)).sum(dim=1) for marked in along]
-    return torch.stack(moments, dim=1) / mask.sum(dim=(1, 2, 3))[:, None]
+    marked = batch["mask"][:, 0].nonzero()  # a tumour is a thousandth of a body
+    sums = torch.zeros(len(batch["mask"]), 4, dtype=torch.float64, device=marked.device)
+    sums.index_add_(0, marked[:, 0], F.pad(marked[:, 1:].double(), (0, 1), value=1.0))
+    return (sums[:, :3] / sums[:, 3:]).float()
 
 
 @system(
@@ -133,7 +149,7 @@ class ClassResponse(System):
 
     def __init__(self, config: ClassResponseConfig):
         super().__init__(config)
-        self.features = response_network(config.network)
+        self.features = response_network(config.network).to(memory_format=torch.channels_last)  # a third faster on a CPU
         self.classifier = nn.Linear(config.network.channels[-1], TYPES)
 
     def to_input(self, image: Tensor) -> Tensor:
@@ -143,8 +159,11 @@ class ClassResponse(System):
             ModelError: another number of channels or axes.
         """
         refuse_other_shapes(image, self.config.network.in_channels, axes=3)
-        low, high = self.config.suv_range
-        return (image.to(self.classifier.weight.dtype).clamp(low, high) - low) / (high - low)
+        return scaled(image.to(self.classifier.weight.dtype), self.config.suv_range)
+
+    def views(self, image: Tensor) -> Views:
+        """The views (B, z, ·) of `to_input`'s volumes, of SUV (B, 1, z, y, x)."""
+        return scaled_views(image, self.config.suv_range, self.classifier.weight.dtype)
 
     def forward(self, image: Tensor) -> Tensor:
         """`to_input`'s volumes → the log-odds of the second type (B, 1)."""
@@ -171,7 +190,7 @@ class ClassResponse(System):
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Score, tumour and response of a batch."""
-        score = self.target(self(self.to_input(batch["image"])))
+        score = self.target(self.evidence(self.responses_of(self.views(batch["image"]))))
         response, mask = self.found(batch["image"], score > 0)
         return {"score": score, "saliency": response * mask, "mask": mask[:, None]}
 
@@ -182,7 +201,7 @@ class ClassResponse(System):
         Where the whole volume is searched, the response is 1 everywhere.
         """
         z, y, x = image.shape[2:]
-        views = self.class_maps(self.responses(self.to_input(image)), is_second, (z, y, x))
+        views = self.class_maps(self.responses_of(self.views(image)), is_second, (z, y, x))
         response = back_projected(views).float()
         if self.config.back_projection.search == "volume":
             response = torch.ones_like(response)
@@ -219,7 +238,7 @@ class ClassResponse(System):
             ModelError: the voxels are of another size than the network is set to.
         """
         self._refuse_other_spacings(batch)
-        views, centres = projections(self.to_input(batch["image"])[:, 0]), centre_points(batch)
+        views, centres = self.views(batch["image"]), centre_points(batch)
         if self.training:
             views, centres = self.varied(views, centres)
         responses, is_second = self.responses_of(views), self._is_second(batch)

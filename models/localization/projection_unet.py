@@ -31,10 +31,10 @@ from torch import Tensor
 from models.blocks.intensities import refuse_other_shapes
 from models.config import Config
 from models.localization.back_projection import BackProjection, tumour_masks
-from models.localization.class_response import ClassResponse
+from models.localization.class_response import ClassResponse, scaled, scaled_views
 from models.localization.response_settings import ClassResponseConfig, Pair
 from models.optimisers import OptimiserConfig, configured
-from models.projection import back_projected, projections, stacked, unstacked
+from models.projection import Views, back_projected, projections, stacked, unstacked
 from models.registry import system
 from models.system import Batch, Prediction, System
 
@@ -97,6 +97,7 @@ class Projected(System):
             act=("relu", {"inplace": True}),
             norm="batch",
         )
+        self.network.to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
         self.loss = DiceCELoss(sigmoid=True, batch=True, smooth_nr=1, smooth_dr=1)
 
     def to_input(self, image: Tensor) -> Tensor:
@@ -106,12 +107,12 @@ class Projected(System):
             ModelError: another number of channels or axes.
         """
         refuse_other_shapes(image, self.config.network.in_channels, axes=3)
-        low, high = self.config.suv_range
-        return (image.to(next(self.network.parameters()).dtype).clamp(low, high) - low) / (high - low)
+        return scaled(image.to(next(self.network.parameters()).dtype), self.config.suv_range)
 
     def logits(self, image: Tensor) -> Tensor:
-        """Of each pixel of both views of `to_input`'s volumes, (2 B, 1, h, w)."""
-        return self.network(stacked(projections(image[:, 0]), (STEP, STEP)))  # type: ignore[no-any-return]
+        """Of each pixel of both views of SUV (B, 1, z, y, x): (2 B, 1, h, w)."""
+        views = stacked(scaled_views(image, self.config.suv_range, next(self.network.parameters()).dtype), (STEP, STEP))
+        return self.network(views.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     def targets(self, batch: Batch) -> Tensor:
         """m of both views (2 B, 1, h, w)."""
@@ -121,7 +122,7 @@ class Projected(System):
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Tumour and response of a batch."""
         image = batch["image"]
-        probability = self.logits(self.to_input(image)).sigmoid()[:, 0]
+        probability = self.logits(image).sigmoid()[:, 0]
         z, y, x = image.shape[2:]
         response = back_projected(unstacked(probability, (z, y, x))).float()
         mask = tumour_masks(image[:, 0], response, self.config.back_projection)
@@ -142,13 +143,13 @@ class Projected(System):
         return configured(self, self.network, self.config.optimiser)
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.loss(self.logits(self.to_input(batch["image"])), self.targets(batch))
+        loss: Tensor = self.loss(self.logits(batch["image"]), self.targets(batch))
         return loss
 
 
 def seen(mask: Tensor, like: Tensor) -> Tensor:
     """Masks (B, z, y, x) bool as the network sees volumes, (2 B, 1, h, w) in the precision of `like`."""
-    return stacked(projections(mask.to(like.dtype)), (STEP, STEP))
+    return stacked(Views(*(view.to(like.dtype) for view in projections(mask))), (STEP, STEP))
 
 
 @system(

@@ -11,14 +11,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StudyConfig(Config):
-    """Which lesion speaks for a patient, what is filtered, selected and fitted, and how it is judged.
+    """Who is studied, which lesion speaks for a patient, what is filtered, selected and fitted, and how it is judged.
 
+    `where` takes those alone whose labels have these values: {"oesophagus": 1}.
     `model` None: logistic for an outcome, cox for a survival time. `penalties` is the grid of the logistic's λ = 1/C
     and of Cox's ridge penalty, `leaf_sizes` that of the forests, `numbers` that of how many features are taken.
     `differing` is what becomes of labels in which a patient's cases differ, such as two eyes of other grades;
     `positive_from` is the outcome from which on a patient counts as positive, by default the greater of two values.
     """
 
+    where: dict[str, float] = {}
     lesions: Literal["largest", "mean", "whole"] = "largest"
     differing: Literal["refuse", "highest"] = "refuse"
     positive_from: float | None = None

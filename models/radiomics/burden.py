@@ -22,6 +22,15 @@ PEAK_RADIUS = 10 * (3 / (4 * np.pi)) ** (1 / 3)  # mm, of 1 cm³
 ML = 1000.0  # mm³
 
 
+MEANINGS = {
+    "mtv": ("ml", "metabolic tumour volume"),
+    "tlg": ("SUV·ml", "total lesion glycolysis: mean SUV times volume"),
+    "suv_max": ("SUV", "largest SUV"),
+    "suv_peak": ("SUV", "largest mean SUV in a ball of 1 cm³ about a voxel of the tumour"),
+    "suv_mean": ("SUV", "mean SUV"),
+}
+
+
 class TumourBurden(NamedTuple):
     """`mtv` in ml, `tlg` in SUV · ml; of an empty mask both are 0, and the SUVs NaN."""
 
@@ -48,6 +57,23 @@ def tumour_burden(suv: npt.ArrayLike, mask: npt.ArrayLike, spacing: Sequence[flo
     volume, mean = tumour.sum() * sides.prod() / ML, values[tumour].mean()
     peak = peaks(values, sides)[tumour].max()
     return TumourBurden(*map(float, (volume, mean * volume, values[tumour].max(), peak, mean)))
+
+
+def burden_in_box(
+    suv: npt.NDArray[np.generic], roi: npt.NDArray[np.bool_], box: Sequence[slice], spacing: Sequence[float]
+) -> TumourBurden:
+    """`tumour_burden` of the tumour that is `roi` within `box` of a volume; as far about it as SUVpeak reaches is read.
+
+    Raises:
+        ModelError: the spacing is unknown.
+    """
+    margin = [int(PEAK_RADIUS // side) if side > 0 else 0 for side in spacing]
+    starts = [max(0, part.start - far) for part, far in zip(box, margin, strict=True)]
+    around = tuple(slice(start, part.stop + far) for start, part, far in zip(starts, box, margin, strict=True))
+    near = suv[around]
+    mask = np.zeros(near.shape, bool)
+    mask[tuple(slice(part.start - start, part.stop - start) for part, start in zip(box, starts, strict=True))] = roi
+    return tumour_burden(near, mask, spacing)
 
 
 def peaks(values: npt.NDArray[np.float64], spacing: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

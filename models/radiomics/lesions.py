@@ -10,6 +10,7 @@ from pydantic import NonNegativeInt, model_validator
 from scipy import ndimage
 
 from models.errors import ModelError
+from models.radiomics.burden import MEANINGS, burden_in_box
 from models.radiomics.features import FAMILIES, VOLUMETRIC, Aggregation, Family, column_name
 from models.radiomics.ibsi import features_in_box, features_of
 from models.radiomics.perturbation import StabilityConfig, drawn_perturbations, perturbed_features
@@ -70,10 +71,12 @@ class VolumeRadiomicsConfig(IbsiConfig):
 
     channel: index of the channel that is the intensity.
     min_pixels: lesions of fewer voxels get no row of their own; they still belong to `all`.
+    burden: the intensity is SUV: also MTV, TLG and SUVs of `models.radiomics.burden`, of the image as it is.
     """
 
     channel: NonNegativeInt = 0
     min_pixels: int = 1
+    burden: bool = False
 
 
 LesionConfig = RadiomicsConfig | VolumeRadiomicsConfig
@@ -206,13 +209,15 @@ def perturbed_lesions(
 def lesion_columns(config: LesionConfig | None = None) -> tuple[str, ...]:
     """Columns of the rows of `features_of_case`, in order, whatever the case."""
     config = config or RadiomicsConfig()
-    return (*_row_meanings(config), *(column_name(feature, config.aggregation) for feature in features_of(config)))
+    features = (column_name(feature, config.aggregation) for feature in features_of(config))
+    return (*_row_meanings(config), *_burden_meanings(config), *features)
 
 
 def data_dictionary(config: LesionConfig | None = None) -> pd.DataFrame:
     """What each column of the lesion table means: `name`, `family`, `unit`, `ibsi_tag` (or empty), `meaning`."""
     config = config or RadiomicsConfig()
     rows = [(name, "lesion", unit, "", meaning) for name, (unit, meaning) in _row_meanings(config).items()]
+    rows += [(name, "burden", unit, "", meaning) for name, (unit, meaning) in _burden_meanings(config).items()]
     for feature in features_of(config):
         tag = column_name(feature, config.aggregation)
         rows.append((tag, feature.family, feature.unit, tag, feature.meaning))
@@ -224,6 +229,10 @@ def _row_meanings(config: LesionConfig) -> dict[str, tuple[str, str]]:
     size = "volume" if volumetric else "area"
     places = {name: meaning for name, meaning in _PLACE_MEANINGS.items() if volumetric or name != "centroid_z"}
     return {**_FIRST_MEANINGS, size: _SIZE_MEANINGS[size], **places, **_LAST_MEANINGS}
+
+
+def _burden_meanings(config: LesionConfig) -> dict[str, tuple[str, str]]:
+    return MEANINGS if isinstance(config, VolumeRadiomicsConfig) and config.burden else {}
 
 
 def _row(
@@ -239,6 +248,8 @@ def _row(
     row["volume" if intensity.ndim == 3 else "area"] = len(places) * float(np.prod(spacing_mm) if units == "mm" else 1)
     for axis, position, side in zip("xyz", centre[::-1], lesion.box[::-1], strict=False):
         row[f"centroid_{axis}"] = float(position + side.start)
+    if _burden_meanings(config) and not known:
+        row |= burden_in_box(intensity, lesion.roi, lesion.box, spacing_mm)._asdict()
     return {name: row[name] for name in lesion_columns(config)}
 
 

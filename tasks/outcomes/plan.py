@@ -1,6 +1,6 @@
 """What a study is about and how it goes, decided before anything is fitted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pandas as pd
 from models.config import validated
 from models.errors import ModelError
 from models.outcome import Asked, Patients, StudyConfig, check_folds, patients_of
+from models.outcome.patients import label_columns
 from models.outcome.pipeline import model_of
 from tasks.outcomes.table import FeatureTable, read_features
 from tasks.reuse import fingerprint
@@ -83,12 +84,10 @@ def plan_study(
         raise ModelError("--time and --event belong together: how long, and whether it happened")
     files = {FIRST: features, **({OTHER: compare} if compare else {})}
     tables = {
-        name: read_features(Path(file), Path(stability) if stability else None, config) for name, file in files.items()
+        name: restricted(read_features(Path(file), Path(stability) if stability else None, config), splits, config, file)
+        for name, file in files.items()
     }
-    found = {
-        name: patients_of(of_splits(table, splits, files[name]), table.features, asked, config)
-        for name, table in tables.items()
-    }
+    found = {name: patients_of(table.rows, table.features, asked, config) for name, table in tables.items()}
     paired = in_common(found)
     for patients in paired.values():
         check_model(config, patients)
@@ -99,16 +98,39 @@ def plan_study(
     return Plan(files, paired, asked, config, unpaired, key)
 
 
-def of_splits(table: FeatureTable, splits: Sequence[str], file: str) -> pd.DataFrame:
+def restricted(table: FeatureTable, splits: Sequence[str], config: StudyConfig, file: str) -> FeatureTable:
+    """The rows that the study is about."""
+    return where_labels_are(of_splits(table, splits, file), config.where, file)
+
+
+def of_splits(table: FeatureTable, splits: Sequence[str], file: str) -> FeatureTable:
     """The rows of the named splits, or all."""
     if not splits:
-        return table.rows
+        return table
     rows = table.rows[table.rows["split"].isin(splits)]
     if rows.empty:
         raise ModelError(
             f"{file} has no row of split {', '.join(splits)}; splits: {', '.join(table.rows['split'].unique())}"
         )
-    return rows
+    return table._replace(rows=rows)
+
+
+def where_labels_are(table: FeatureTable, where: Mapping[str, float], file: str) -> FeatureTable:
+    """The rows whose labels have the values of `where`.
+
+    Raises:
+        ModelError: there is no such label, or no such row.
+    """
+    rows = table.rows
+    for label, value in where.items():
+        if label not in (known := label_columns(rows, table.features)):
+            raise ModelError(f"where: {file} has no label {label!r}; labels are: {', '.join(known) or 'none'}")
+        found = rows[rows[label] == value]
+        if found.empty:
+            values = ", ".join(map(str, rows[label].unique()[:12]))
+            raise ModelError(f"where: {file} has no row of {label} {value:g}; values: {values}")
+        rows = found
+    return table._replace(rows=rows)
 
 
 def check_model(config: StudyConfig, patients: Patients) -> None:

@@ -17,21 +17,22 @@ from prefect.cache_policies import NO_CACHE
 from storage.cohort import Cohort
 from tasks.reproduction.arms import compared
 from tasks.reproduction.experiment import Gain
+from tasks.reproduction.folds import parts
 from tasks.reproduction.loop import Outcomes
 from tasks.reproduction.plan import Plan
 from tasks.reproduction.rules import judged
 from tasks.reproduction.runs import Answer
-from tasks.reproduction.statistics import estimate, relative_gains
+from tasks.reproduction.statistics import BySeedValues, estimate, relative_gains
+from tasks.reproduction.studies import study_values
 from tasks.tracking.provenance import git_commit
 from tasks.tracking.runs import TrackedRun
 
-BySeedValues = dict[str, dict[str, dict[int, float]]]
 PACKAGES = ("lesionflow", "torch", "monai", "lightning")
 
 
 @task(name="reproduce-summary", cache_policy=NO_CACHE)
-def summarised(plan: Plan, outcomes: Outcomes, run: TrackedRun) -> Answer:
-    """What `--json` holds: arms, reported figures, rules and gains, and what they were measured on and with."""
+def summarised(plan: Plan, outcomes: Outcomes, studies: Answer, run: TrackedRun) -> Answer:
+    """What `--json` holds: arms, reported figures, rules, gains and studies, what they were measured on and with."""
     experiment, values = plan.experiment, values_of(outcomes.done)
     return {
         "system": experiment.system,
@@ -43,8 +44,9 @@ def summarised(plan: Plan, outcomes: Outcomes, run: TrackedRun) -> Answer:
         "arms": {arm: figures(values[arm]) for arm in plan.chosen if arm in values},
         "reported": experiment.reported,
         "reported_on": experiment.reported_on,
-        "expect": [judged(rule, values) for rule in experiment.rules],
+        "expect": [judged(rule, with_studies(values, studies)) for rule in experiment.rules],
         "gains": [gain_of(plan, gain, values, outcomes.done, run) for gain in experiment.gains],
+        "studies": studies,
         "failed": outcomes.failed,
         "observers": observers(outcomes.done),
         "seeds": experiment.seeds,
@@ -62,6 +64,12 @@ def values_of(done: Sequence[Answer]) -> BySeedValues:
             if isinstance(value, int | float) and math.isfinite(value):
                 values[trial["arm"]][metric][trial["seed"]] = float(value)
     return {arm: dict(metrics) for arm, metrics in values.items()}
+
+
+def with_studies(values: BySeedValues, studies: Answer) -> BySeedValues:
+    """The figures by arm, metric and seed, with those of the studies."""
+    of_studies = study_values(studies)
+    return {arm: {**values.get(arm, {}), **of_studies.get(arm, {})} for arm in {**values, **of_studies}}
 
 
 def figures(metrics: dict[str, dict[int, float]]) -> dict[str, Any]:
@@ -112,20 +120,13 @@ def grounds(plan: Plan, done: Sequence[Answer]) -> dict[str, Any]:
         "snapshot": cohort.snapshot,
         "content": plan.content,
         "cohort_cases": len(cohort),
-        "cases": sum(trial["cases"] for trial in parts(plan, done)),
-        "patients": sum(trial["patients"] for trial in parts(plan, done)),
+        "cases": sum(trial["cases"] for trial in parts(plan, done, done[0]["arm"])),
+        "patients": sum(trial["patients"] for trial in parts(plan, done, done[0]["arm"])),
         "seconds_by_arm": {arm: round(took, 1) for arm, took in effort(done).items()},
         "epochs": {trial["arm"]: trial["epochs"] for trial in done},
         "trainings": dict(trainings),
         "trials": [{key: trial[key] for key in kept} for trial in done],
     }
-
-
-def parts(plan: Plan, done: Sequence[Answer]) -> list[Answer]:
-    """The trials of one arm that together are judged on each case once: those of the folds, else the first."""
-    of_arm = [trial for trial in done if trial["arm"] == done[0]["arm"]]
-    is_folds = plan.experiment.protocol == "folds"
-    return [trial for trial in of_arm if trial["seed"] < plan.experiment.folds] if is_folds else of_arm[:1]
 
 
 def effort(done: Sequence[Answer]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from tasks.evaluation import evaluate_maps
 from tasks.localization import localize_own, localize_refined, localize_saliency
 from tasks.maps import maps_digest
 from tasks.model_files import describe_model
-from tasks.reproduction.experiment import CLASSIFIER, Maps, of_lesion
+from tasks.reproduction.experiment import CLASSIFIER, Maps, of_group, of_lesion
 from tasks.reproduction.folds import fold_of
 from tasks.reproduction.plan import FOLDER, Plan, Trial, map_settings, method_of
 from tasks.reproduction.runs import TRIAL, Answer, adopt, nest, trial_run
@@ -178,8 +178,8 @@ def compared(plan: Plan, maps: list[str], run: TrackedRun, lesion: str | None = 
     """What `evaluate` says of map sets; of one class of lesions, on the cases that show it."""
     experiment = plan.experiment
     lesions = [lesion] if lesion else list(experiment.lesions)
-    evaluated = "lesions" if lesion else experiment.evaluated
-    answer: Answer = evaluate_maps(plan.cohort, maps, lesions, plan.split, RESAMPLES, 0, None, evaluated=evaluated)
+    evaluated, by = ("lesions", None) if lesion else (experiment.evaluated, experiment.by)
+    answer: Answer = evaluate_maps(plan.cohort, maps, lesions, plan.split, RESAMPLES, 0, None, evaluated, by=by)
     nest(run, answer)
     if failed := answer["failed"]:
         raise TrainingError(f"some cases could not be evaluated; {failed[0]['cases'][0]}: {failed[0]['reason']}")
@@ -187,13 +187,15 @@ def compared(plan: Plan, maps: list[str], run: TrackedRun, lesion: str | None = 
 
 
 def judged_maps(plan: Plan, maps: str, run: TrackedRun) -> Answer:
-    """What `evaluate` says of a map set, each class of lesions that is judged apart by itself as well."""
+    """What `evaluate` says of a map set, of each class of lesions that is judged apart and each group by itself too."""
     measured = compared(plan, [maps], run)
     figures = of_one(measured)
     figures |= {f"{CLASSIFIER}{key}": value for key, value in measured["classifier"].items() if key != "cases"}
     for lesion in plan.experiment.apart:
         of_class = of_one(compared(plan, [maps], run, lesion))
-        figures |= {apart_name(key, lesion): value for key, value in of_class.items()}
+        figures |= named_figures(of_class, partial(of_lesion, lesion=lesion))
+    for value, group in measured.get("groups", {}).items():
+        figures |= named_figures(of_one(group), partial(of_group, label=measured["by"], value=value))
     return {**measured, "figures": figures}
 
 
@@ -203,11 +205,12 @@ def of_one(measured: Answer) -> Answer:
     return dict(figures)
 
 
-def apart_name(key: str, lesion: str) -> str:
-    """What a figure, or its interval, is called where one class of lesions counts alone."""
-    if key.endswith(INTERVAL):
-        return f"{of_lesion(key.removesuffix(INTERVAL), lesion)}{INTERVAL}"
-    return of_lesion(key, lesion)
+def named_figures(figures: Answer, name: Callable[[str], str]) -> Answer:
+    """Figures and their intervals by what `name` makes of the metric."""
+    return {
+        name(key.removesuffix(INTERVAL)) + (INTERVAL if key.endswith(INTERVAL) else ""): value
+        for key, value in figures.items()
+    }
 
 
 def measured_cases(plan: Plan, model: str) -> Answer:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.reproduction.tables import arm_table, choice_table, facts, failure_line, gain_table, rule_table
+from tasks.reproduction.tables import arm_table, choice_table, facts, failure_line, gain_table, rule_table, study_table
 from tasks.reuse import PROJECT
 
 FOLDER, PAGE = PROJECT / "docs" / "reproductions", PROJECT / "docs" / "reproductions.md"
@@ -38,6 +38,7 @@ def section(answer: dict[str, Any]) -> str:
         f"`{answer['command']}` on {answer['date']}.\n",
         markdown(arm_table(answer)),
         f"The paper: {answer['reported_on']}.\n" if answer["reported_on"] else "",
+        markdown(study_table(answer)),
         markdown(rule_table(answer)),
         markdown(gain_table(answer)),
         markdown(choice_table(answer)),

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, StringConstraints, model_validator
 from models.config import Config, validated
 from models.errors import ModelError
 from models.metrics.segmentation import SEGMENTATION
+from models.outcome import StudyConfig
 from models.registry import registered, systems
 from models.system import Localization
 from storage.splits import Fractions
@@ -35,11 +36,23 @@ METRICS = (
     *SEGMENTATION,
 )
 CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
+MASKS = "masks"  # what stands in a study for the arm that finds everything
+STUDIED = ("accuracy", "sensitivity", "specificity", "auc")
 
 
 def of_lesion(metric: str, lesion: str) -> str:
     """What a metric is called where one class of lesions counts alone."""
     return f"{metric}_{lesion}"
+
+
+def of_group(metric: str, label: str, value: str) -> str:
+    """What a metric is called of those cases alone whose label has a value."""
+    return f"{metric}_{label}_{value}"
+
+
+def of_study(study: str, metric: str) -> str:
+    """What a metric of an outcome study is called beside those of the maps: `response_auc`."""
+    return f"{study}_{metric}"
 
 
 ArmName = Annotated[str, StringConstraints(pattern=r"^[a-z]\w*$")]
@@ -101,6 +114,25 @@ class Gain(Config):
     spread: float | None = None
 
 
+class OutcomeStudy(Config):
+    """What a patient's `outcome` (a label of two classes) is told by, and the paper's figures of it by arm or `masks`."""
+
+    outcome: str
+    where: dict[str, float] = Field(default={})
+    reported: dict[str, dict[Literal["accuracy", "sensitivity", "specificity", "auc"], float]] = Field(default={})
+
+
+class Studies(Config):
+    """Radiomics of the lesions that `arms` find in patients they were not trained on, and of the true masks, and what
+    both say of `outcomes` by `study`; `radiomics` and `settings` are those of the two verbs.
+    """
+
+    arms: tuple[str, ...] = Field(min_length=1)
+    outcomes: dict[ArmName, OutcomeStudy] = Field(min_length=1)
+    radiomics: dict[str, Any] = Field(default={})
+    settings: dict[str, Any] = Field(default={})
+
+
 class Experiment(Config):
     """A paper's experiment with a preset on top.
 
@@ -108,7 +140,8 @@ class Experiment(Config):
     evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`; folds divides all patients
     into `folds` parts, and the trial with seed s trains without part s and evaluates on it. `evaluated`: cases with
     lesions alone, or all annotated ones, of the classes `lesions` (none named: all). Each class of `apart` is judged by
-    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. The table begins with
+    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. So is each value of the
+    label `by`, on its cases: `dice_oesophagus_1`. `studies` follow when all folds are done. The table begins with
     `metric` and has those `shown`, and where none is named the family's usual ones. `reported` are the
     paper's figures by arm, of `metric` or by the name of the metric; `reported_on` says what they were measured on.
     """
@@ -122,6 +155,7 @@ class Experiment(Config):
     evaluated: Literal["lesions", "all"] = "all"
     lesions: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    by: str | None = None
     settings: dict[str, Any] = Field(default={})
     trainer: dict[str, Any] = Field(default={})
     seeds: PositiveInt = 3
@@ -132,6 +166,7 @@ class Experiment(Config):
     reported_on: str = ""
     expect: tuple[str, ...] = ()
     gains: tuple[Gain, ...] = ()
+    studies: Studies | None = None
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -142,8 +177,9 @@ class Experiment(Config):
     def _names_its_metrics(self) -> Self:
         metrics = [*METRICS, *self._own_figures()]
         known = {*metrics, *(of_lesion(metric, lesion) for metric in metrics for lesion in self.apart)}
+        groups = [of_group(metric, self.by, "") for metric in metrics] if self.by else []
         for where, name in self._measured():
-            if name not in known and not name.startswith(CLASSIFIER):
+            if name not in known and not name.startswith((CLASSIFIER, *groups)):
                 apart = f", each of them with _{' or _'.join(self.apart)}" if self.apart else ""
                 there = f"{', '.join(metrics)}{apart}, and {CLASSIFIER}… of the scores"
                 raise ValueError(f"{where}: no metric '{name}'; there are: {there}")
@@ -155,6 +191,17 @@ class Experiment(Config):
             for field, split in (("choose", "validation"), ("synthetic", "train")):
                 if getattr(arm, field) is not None and self.protocol != "held_out":
                     raise ValueError(f"arms.{name}.{field} takes split {split}, which protocol {self.protocol} has not")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_studied(self) -> Self:
+        if self.studies is None:
+            return self
+        if self.protocol != "folds":
+            raise ValueError(f"studies take lesions found in each patient once, which protocol {self.protocol} has not")
+        validated(StudyConfig, self.studies.settings, where="studies.settings")
+        if MASKS in self.arms:
+            raise ValueError(f"arms.{MASKS}: in studies that is what the true masks are called; name the arm otherwise")
         return self
 
     @model_validator(mode="after")
@@ -180,13 +227,28 @@ class Experiment(Config):
         own = [figure for name in sorted(used) for figure in known[name].system.measures]
         return [*own, *(OF_SYNTHESIS if any(known[name].family == "synthesis" for name in used) else ())]
 
+    def _study_figures(self) -> set[Quantity]:
+        """The quantities that the studies answer."""
+        if self.studies is None:
+            return set()
+        return {
+            Quantity(arm, of_study(study, metric))
+            for arm in (*self.studies.arms, MASKS)
+            for study in self.studies.outcomes
+            for metric in STUDIED
+        }
+
     def _named(self) -> Iterable[tuple[str, str]]:
         """Every mention of an arm, and where."""
         for name, arm in self.arms.items():
             yield from ((f"arms.{name}.{field}", before) for field, before in arm.after.items())
         yield from (("reported", name) for name in self.reported)
         yield from (("gains", name) for gain in self.gains for name in (gain.arm, gain.over))
-        yield from ((f"expect: {text}", quantity.arm) for text, quantity in self._expected())
+        yield from ((f"expect: {text}", quantity.arm) for text, quantity in self._expected_of_maps())
+        if self.studies is not None:
+            yield from (("studies.arms", name) for name in self.studies.arms)
+            for study, told in self.studies.outcomes.items():
+                yield from ((f"studies.outcomes.{study}.reported", name) for name in told.reported if name != MASKS)
 
     def _measured(self) -> Iterable[tuple[str, str]]:
         """Every mention of a metric, and where."""
@@ -196,7 +258,11 @@ class Experiment(Config):
             yield from (("reported", name) for name in (figures if isinstance(figures, dict) else ()))
         yield from (("gains", gain.metric) for gain in self.gains)
         yield from ((f"arms.{name}.choose", arm.choose.metric) for name, arm in self.arms.items() if arm.choose)
-        yield from ((f"expect: {text}", quantity.metric) for text, quantity in self._expected())
+        yield from ((f"expect: {text}", quantity.metric) for text, quantity in self._expected_of_maps())
+
+    def _expected_of_maps(self) -> list[tuple[str, Quantity]]:
+        studied = self._study_figures()
+        return [(text, quantity) for text, quantity in self._expected() if quantity not in studied]
 
     def _expected(self) -> list[tuple[str, Quantity]]:
         try:

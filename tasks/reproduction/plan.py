@@ -21,6 +21,7 @@ from tasks.engine.job import TrainerSettings
 from tasks.experiments import merged
 from tasks.ingestion import ingest_source
 from tasks.localization import checked, refinement_config
+from tasks.radiomics import chosen_settings
 from tasks.reproduction.experiment import ADDRESS, SIMULATED, Arm, Experiment, Maps
 from tasks.reuse import fingerprint, finished, remember
 from tasks.tracking.runs import flattened
@@ -86,7 +87,7 @@ class Plan(Config):
         Experiments may share trials, and further arms or seeds leave those alone that are done.
         """
         experiment = self.experiment
-        same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart"})
+        same = experiment.model_dump(mode="json", include={"target", "protocol", "evaluated", "lesions", "apart", "by"})
         same |= {"folds": experiment.folds} if experiment.protocol == "folds" else {}
         arms = [arm.model_dump(mode="json", exclude={"choose", "judged"}) for arm in self.ancestry(trial.arm)]
         return fingerprint(
@@ -135,9 +136,11 @@ def planned(name: str, preset: str, experiment: Experiment, cohort: str, wanted:
     """The reproduction of `experiment` on the cohort at `cohort`, its settings checked.
 
     Raises:
-        ModelError: a setting of an arm is none; the line names arm and setting.
+        ModelError: a setting of an arm, or of the studies' radiomics, is none; the line names it.
     """
     opened = Cohort.open(cohort)
+    if experiment.studies is not None:
+        chosen_settings(opened, experiment.studies.radiomics, with_stability=False)
     return Plan(
         name=name,
         preset=preset,

@@ -20,13 +20,17 @@ from tasks.model_files import describe_model
 from tasks.reporting import Section, publish_report
 from tasks.reproduction.figures import arm_curves, gallery, made_gallery, spread_cases, training_curves
 from tasks.reproduction.plan import Plan
-from tasks.reproduction.tables import arm_table, choice_table, effort_table, facts, gain_table, rule_table
+from tasks.reproduction.tables import arm_table, choice_table, effort_table, facts, gain_table, rule_table, study_table
 from tasks.tracking.runs import TrackedRun
 from tasks.training.report import two_columns
 
 SEEDS = (
     "Mean over the seeds of the training with Student's 95 % interval; every other draw and the cohort are the same. "
     "The paper's figures stand beside as they were printed."
+)
+STUDIES = (
+    "By `study` on radiomics of the lesions that an arm finds in patients it was not trained on, nested cross-validation "
+    "with 95 % intervals over patients; the difference is on the patients that both have."
 )
 RULES = (
     "Judged by left − right, taken seed by seed: by interval where the 95 % interval of its mean leaves out 0, else by "
@@ -65,6 +69,8 @@ def sections(plan: Plan, answer: dict[str, Any]) -> list[Section]:
     parts = [Section(f"Arms: {answer['metric']}", SEEDS + paper, table=arm_table(answer))]
     if answer["failed"]:
         parts.append(Section("What failed", table=pd.DataFrame(answer["failed"])))
+    if answer["studies"]:
+        parts.append(Section("What their lesions say of outcomes", STUDIES, table=study_table(answer)))
     if answer["expect"]:
         parts.append(Section("What was expected", RULES, table=rule_table(answer)))
     if answer["gains"]:

@@ -8,6 +8,7 @@ from scipy.stats import t
 
 Interval = tuple[float, float]
 BySeed = Mapping[int, float]
+BySeedValues = dict[str, dict[str, dict[int, float]]]  # by arm and metric
 
 
 class Estimate(NamedTuple):

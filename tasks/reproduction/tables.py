@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.evaluation import SHOWN
+from tasks.reproduction.experiment import MASKS, STUDIED
 from tasks.segmentation import SEGMENTATION
 from tasks.tracking.runs import flattened
 
@@ -78,6 +79,32 @@ def choice_table(answer: dict[str, Any]) -> pd.DataFrame:
             for one in choice["among"]
         ]
     )
+
+
+def study_table(answer: dict[str, Any]) -> pd.DataFrame:
+    """Study · whose lesions · patients · ours and the paper's of each metric · by how much AUC differs from the masks'."""
+    rows = []
+    for name, study in answer.get("studies", {}).items():
+        papers = [arm for arm in study["reported"] if arm not in study["rows"]]
+        for arm in [*study["rows"], *papers]:
+            figures, paper = study["rows"].get(arm, {}), study["reported"].get(arm, {})
+            row = {"study": study_words(name, study), "lesions of": "the true masks" if arm == MASKS else arm}
+            row["patients"] = figures.get("reason") or str(figures.get("patients", "–"))
+            for metric in reversed(STUDIED):
+                row |= {metric: of_patients(figures, metric), f"paper, {metric}": number(paper.get(metric))}
+            rows.append(row | {"auc − that of the masks": of_patients(figures.get("difference", {}), "auc", signed=True)})
+    return pd.DataFrame(rows)
+
+
+def study_words(name: str, study: dict[str, Any]) -> str:
+    """`response, oesophagus 1`."""
+    return ", ".join([name, *(f"{label} {value:g}" for label, value in study["where"].items())])
+
+
+def of_patients(figures: dict[str, Any], metric: str, *, signed: bool = False) -> str:
+    """A figure with its interval over patients."""
+    known = metric in figures
+    return with_interval(figures[metric], figures[f"{metric}_interval"], signed=signed) if known else "–"
 
 
 def failed_arms(answer: dict[str, Any]) -> list[str]:

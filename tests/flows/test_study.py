@@ -70,6 +70,20 @@ def test_planted_outcome_is_found_and_noisier_features_are_worse(compared: dict)
     assert (compared["patients"], compared["unpaired"]) == (PATIENTS - 2, 2)
 
 
+def test_patients_with_a_value_of_a_label_are_studied_alone(study: Callable[..., dict], features: Path):
+    found = study(features, "--outcome", "response", "--set", "where.scanner=1")
+    assert found["patients"] == PATIENTS // 2
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("where.scaner=1", "no label 'scaner'; labels are:"), ("where.scanner=7", "no row of scanner 7; values: 0, 1")],
+)
+def test_patients_that_are_not_there_are_told(command: Command, features: Path, where: str, words: str):
+    done = command("study", features, "--outcome", "response", "--set", where)
+    one_line(done, words)
+
+
 def test_planted_features_are_selected_most(compared: dict):
     assert {row["feature"] for row in compared["selected"][:3]} == {"f0", "f1", "f2"}
     assert compared["permutation"]["p"] == pytest.approx(0.2)

@@ -11,8 +11,10 @@ from models.errors import ModelError
 from models.registry import build
 from storage.case import Case
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from storage.geometry import Geometry, Grid
-from tasks.evaluation import gather, measured
+from tasks import evaluation
+from tasks.evaluation import checked_label, gather, groups_of, measured, methods_of
 from tasks.kept import kept_answers
 from tasks.localization import localize_own
 from tasks.maps import LESION_FROM, detection_threshold
@@ -95,6 +97,26 @@ def test_dice_is_that_of_the_masks_that_the_system_answers(cohort: str, model: s
     assert answer["methods"]["own"]["dice"] == pytest.approx(expected)
     assert answer["dice_threshold"] == {"own": 0.25}
     assert answer["classifier"]["accuracy"] in (0, 0.25, 0.5, 0.75, 1)
+
+
+def test_each_value_of_a_label_is_judged_on_its_own_cases(cohort: str, model: str):
+    names = {"own": localized(cohort, model, "own")}
+    tested = gather(Cohort.open(cohort), names, [], "test", 1, kept_answers("evaluate", "by"))
+    groups = groups_of(Cohort.open(cohort), tested, "oesophagus", resamples=100, seed=0)
+    assert {value: (group["cases"], group["patients"]) for value, group in groups.items()} == {"0": (2, 2), "1": (2, 2)}
+    of_all = methods_of(tested, resamples=100, seed=0)["own"]["dice"]
+    assert np.mean([group["methods"]["own"]["dice"] for group in groups.values()]) == pytest.approx(of_all)
+    odd = methods_of(tested.at([1, 3]), resamples=100, seed=0)["own"]
+    assert groups["1"]["methods"]["own"] == odd
+
+
+def test_only_a_label_of_a_few_values_divides_the_cases(cohort: str, monkeypatch: pytest.MonkeyPatch):
+    assert checked_label(Cohort.open(cohort), "oesophagus") == "oesophagus"
+    with pytest.raises(CohortError, match="no label 'scanner' to divide the cases by; labels: oesophagus"):
+        checked_label(Cohort.open(cohort), "scanner")
+    monkeypatch.setattr(evaluation, "MOST_GROUPS", 1)
+    with pytest.raises(CohortError, match="oesophagus has 2 values"):
+        checked_label(Cohort.open(cohort), "oesophagus")
 
 
 def test_a_lesion_is_measured_from_the_systems_own_threshold_on(cohort: str, model: str):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from models.errors import ModelError
-from models.radiomics.burden import PEAK_RADIUS, peaks, tumour_burden
+from models.radiomics import VolumeRadiomicsConfig, data_dictionary, features_of_case
+from models.radiomics.burden import PEAK_RADIUS, TumourBurden, peaks, tumour_burden
 
 SPACING = (2.0, 2.0, 2.0)
 
@@ -56,3 +57,26 @@ def test_no_tumour_has_no_volume_and_no_suv():
 def test_without_a_spacing_there_is_no_volume(spacing: tuple[float, ...]):
     with pytest.raises(ModelError, match="spacing"):
         tumour_burden(np.ones((4, 4, 4)), np.ones((4, 4, 4), bool), spacing)
+
+
+def test_rows_of_lesions_have_it_where_asked_whatever_lies_around_them():
+    """Two tumours in noise, one of them at the edge; the row of both together, then one each."""
+    suv = np.random.default_rng(0).random((20, 24, 28)) * 9
+    masks = np.zeros((2, *suv.shape), bool)
+    masks[0, 3:8, 4:9, 0:6] = masks[1, 12:15, 10:20, 15:18] = True
+    spacing, config = (4.0, 3.0, 3.0), VolumeRadiomicsConfig(burden=True, families=("intensity_statistics",))
+    rows = features_of_case(suv[None], masks, spacing, config)
+    for row, mask in zip(rows, (masks.any(axis=0), *masks), strict=True):
+        found = TumourBurden(**{name: row[name] for name in TumourBurden._fields})
+        assert found == pytest.approx(tumour_burden(suv, mask, spacing))
+        assert row["suv_max"] == row["stat_max"]
+    assert set(TumourBurden._fields) <= set(data_dictionary(config)["name"])
+    assert not set(TumourBurden._fields) & set(data_dictionary(VolumeRadiomicsConfig())["name"])
+
+
+def test_a_lesion_has_the_burden_that_it_has_as_the_whole():
+    suv, mask = np.random.default_rng(1).random((9, 9, 9)), np.zeros((1, 9, 9, 9), bool)
+    mask[0, 2:5, 2:6, 2:7] = True
+    config = VolumeRadiomicsConfig(burden=True, families=("intensity_statistics",))
+    whole, single = features_of_case(suv[None], mask, (3.0, 3.0, 3.0), config)
+    assert [whole[name] for name in TumourBurden._fields] == [single[name] for name in TumourBurden._fields]

@@ -10,10 +10,9 @@ from storage.cohort import Cohort
 from storage.errors import CohortError
 from storage.ingestion import ingest
 from storage.sources import open_source
-from tasks.reproduction.answer import parts
 from tasks.reproduction.arms import annotated_ids, training_cases
 from tasks.reproduction.experiment import Experiment
-from tasks.reproduction.folds import fold_of
+from tasks.reproduction.folds import fold_of, parts
 from tasks.reproduction.plan import Plan, Trial
 
 CASES, FOLDS = 30, 3
@@ -61,8 +60,8 @@ def test_all_arms_of_a_seed_have_one_fold(cohort: str):
 
 def test_what_was_judged_is_counted_over_the_folds_once(cohort: str):
     done = [{"arm": arm, "seed": seed} for seed in range(FOLDS + 1) for arm in "ab"]
-    assert parts(plan(cohort), done) == [{"arm": "a", "seed": seed} for seed in range(FOLDS)]
-    assert parts(plan(cohort, protocol="held_out"), done) == [{"arm": "a", "seed": 0}]
+    assert parts(plan(cohort), done, "a") == [{"arm": "a", "seed": seed} for seed in range(FOLDS)]
+    assert parts(plan(cohort, protocol="held_out"), done, "a") == [{"arm": "a", "seed": 0}]
 
 
 def test_another_number_of_folds_is_another_trial(cohort: str):

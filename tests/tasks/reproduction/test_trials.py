@@ -68,6 +68,7 @@ def test_arm_is_another_trial_where_what_it_starts_from_has_changed():
         {"target": "stage"},
         {"lesions": ["EX"]},
         {"apart": ["EX"]},
+        {"by": "scanner"},
     ],
 )
 def test_other_protocol_is_another_trial(changes):
