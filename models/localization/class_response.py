@@ -149,8 +149,9 @@ class ClassResponse(System):
 
     def __init__(self, config: ClassResponseConfig):
         super().__init__(config)
-        self.features = response_network(config.network).to(memory_format=torch.channels_last)  # a third faster on a CPU
+        self.features = response_network(config.network)
         self.classifier = nn.Linear(config.network.channels[-1], TYPES)
+        self.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
     def to_input(self, image: Tensor) -> Tensor:
         """SUV (B, 1, z, y, x) → clipped and scaled to 0 … 1, in the network's precision.

@@ -20,7 +20,7 @@ class StudyConfig(Config):
     `positive_from` is the outcome from which on a patient counts as positive, by default the greater of two values.
     """
 
-    where: dict[str, float] = {}
+    where: dict[str, float] = Field(default={})
     lesions: Literal["largest", "mean", "whole"] = "largest"
     differing: Literal["refuse", "highest"] = "refuse"
     positive_from: float | None = None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from models.config import validated
 from models.errors import ModelError
@@ -83,10 +82,10 @@ def plan_study(
     if bool(asked.time) != bool(asked.event):
         raise ModelError("--time and --event belong together: how long, and whether it happened")
     files = {FIRST: features, **({OTHER: compare} if compare else {})}
-    tables = {
-        name: restricted(read_features(Path(file), Path(stability) if stability else None, config), splits, config, file)
-        for name, file in files.items()
+    read = {
+        name: read_features(Path(file), Path(stability) if stability else None, config) for name, file in files.items()
     }
+    tables = {name: restricted(table, splits, config, files[name]) for name, table in read.items()}
     found = {name: patients_of(table.rows, table.features, asked, config) for name, table in tables.items()}
     paired = in_common(found)
     for patients in paired.values():

@@ -115,7 +115,7 @@ class Gain(Config):
 
 
 class OutcomeStudy(Config):
-    """What a patient's `outcome` (a label of two classes) is told by, and the paper's figures of it by arm or `masks`."""
+    """What is asked of a patient (`outcome`, a label of two classes), and the paper's figures by arm or `masks`."""
 
     outcome: str
     where: dict[str, float] = Field(default={})
@@ -140,8 +140,8 @@ class Experiment(Config):
     evaluates on all cases; held_out splits patients by `fractions` and evaluates on `test`; folds divides all patients
     into `folds` parts, and the trial with seed s trains without part s and evaluates on it. `evaluated`: cases with
     lesions alone, or all annotated ones, of the classes `lesions` (none named: all). Each class of `apart` is judged by
-    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. So is each value of the
-    label `by`, on its cases: `dice_oesophagus_1`. `studies` follow when all folds are done. The table begins with
+    itself as well, on the cases that show it: `energy` of class `rim` is the metric `energy_rim`. So is each value of
+    the label `by`, on its cases: `dice_oesophagus_1`. `studies` follow when all folds are done. The table begins with
     `metric` and has those `shown`, and where none is named the family's usual ones. `reported` are the
     paper's figures by arm, of `metric` or by the name of the metric; `reported_on` says what they were measured on.
     """

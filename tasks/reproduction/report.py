@@ -29,8 +29,8 @@ SEEDS = (
     "The paper's figures stand beside as they were printed."
 )
 STUDIES = (
-    "By `study` on radiomics of the lesions that an arm finds in patients it was not trained on, nested cross-validation "
-    "with 95 % intervals over patients; the difference is on the patients that both have."
+    "By `study` on radiomics of the lesions that an arm finds in patients it was not trained on: nested "
+    "cross-validation, 95 % intervals over patients. The difference is on the patients that both have."
 )
 RULES = (
     "Judged by left − right, taken seed by seed: by interval where the 95 % interval of its mean leaves out 0, else by "

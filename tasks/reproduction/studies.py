@@ -1,7 +1,7 @@
 """The outcome studies of an experiment: what the lesions that its arms find say of the patients' outcomes.
 
-Every patient's lesion is found by the training whose fold held the patient out. Its features are put into one table with
-those of all other folds, and `study` judges that table by folds of its own, beside the table of the true masks.
+Every patient's lesion is found by the training whose fold held the patient out. Its features are put into one table
+with those of all other folds, and `study` judges that table by folds of its own, beside the table of the true masks.
 """
 
 from collections.abc import Sequence

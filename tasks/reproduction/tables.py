@@ -82,7 +82,7 @@ def choice_table(answer: dict[str, Any]) -> pd.DataFrame:
 
 
 def study_table(answer: dict[str, Any]) -> pd.DataFrame:
-    """Study · whose lesions · patients · ours and the paper's of each metric · by how much AUC differs from the masks'."""
+    """Study · whose lesions · patients · ours and the paper's of each metric · AUC less that of the true masks."""
     rows = []
     for name, study in answer.get("studies", {}).items():
         papers = [arm for arm in study["reported"] if arm not in study["rows"]]
@@ -92,7 +92,8 @@ def study_table(answer: dict[str, Any]) -> pd.DataFrame:
             row["patients"] = figures.get("reason") or str(figures.get("patients", "–"))
             for metric in reversed(STUDIED):
                 row |= {metric: of_patients(figures, metric), f"paper, {metric}": number(paper.get(metric))}
-            rows.append(row | {"auc − that of the masks": of_patients(figures.get("difference", {}), "auc", signed=True)})
+            difference = of_patients(figures.get("difference", {}), "auc", signed=True)
+            rows.append(row | {"auc − that of the masks": difference})
     return pd.DataFrame(rows)
 
 
