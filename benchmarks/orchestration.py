@@ -40,6 +40,7 @@ from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import spread, timed
 from storage import Case, Cohort, Listed, ingest
 from storage.geometry import plain
 from tasks.clusters import DASK, LOCAL, SETTINGS
@@ -241,18 +242,6 @@ def timed_writes(path: Path, cases: int) -> list[float]:
         cohort.write_maps("toy/1/S", part, saliency[: len(part)], table, attrs={"made": "by"})
         seconds.append(time.monotonic() - started)
     return seconds
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -25,10 +25,8 @@ import argparse
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -45,6 +43,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from benchmarks.timing import spread, timed
 from models.radiomics import VolumeRadiomicsConfig, features_of_case
 from storage import Case, Cohort, Listed, ingest
 from storage.geometry import plain
@@ -269,18 +268,6 @@ def by_pyradiomics(python: Path, stored: Path) -> float:
     """Seconds of pyradiomics for all lesions, without its start."""
     done = subprocess.run([python, "-c", PYRADIOMICS, stored], check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-2])
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
-    started = time.monotonic()
-    work()
-    return time.monotonic() - started
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

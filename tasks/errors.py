@@ -1,5 +1,9 @@
 """What a step raises for a person to read."""
 
+from models.errors import ModelError
+from storage.errors import CohortError, SourceError
+from storage.loading import LoadingError
+
 
 class TrainingError(Exception):
     """A training process failed; the message is the first failing rank's own."""
@@ -11,3 +15,7 @@ class TrainingStoppedError(TrainingError):
 
 class PromotionError(Exception):
     """A promotion that cannot be: no such version, or the frozen cases are not as they were."""
+
+
+MEANT_FOR_A_PERSON = (TrainingError, ModelError, CohortError, SourceError, LoadingError)
+"""The line of these says all; of any other error its kind must be told, too."""

@@ -4,10 +4,13 @@
 people drew. `projection-fcn` is the paper's "CAMs & FCNs" as far as the paper tells: the same network learns from what
 a trained `class-response` finds, of which it starts. With a probability p of each pixel of a view and its target m,
 
-    L = CE(p, m) + Dice(p, m)                                                   (1)
+    L = CE_w(p, m) + Dice(p, m)                                                 (1)
 
     m = projection of the mask            (projection-unet)
     m = projection of class-response's tumour for the case's own type of cancer (projection-fcn)       (2)
+
+CE_w counts a pixel of m w = 20 times. It is one of hundreds in a view, and without a weight the network first learns
+that there is nothing, where Dice has hardly a gradient; some trainings stay there for most of their epochs.
 
 In use, min(p_coronal, p_sagittal) is the response that is back-projected, as that of class-response is, but not
 divided by its maximum: where no pixel is likely, nothing is found.
@@ -23,22 +26,24 @@ out  score     (B,) of projection-unet the largest min(p_coronal, p_sagittal), o
 from typing import Any, ClassVar, Self
 
 import torch
-from monai.losses import DiceCELoss
+from monai.losses import DiceLoss
 from monai.networks.nets.basic_unet import BasicUNet
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.blocks.intensities import refuse_other_shapes
 from models.config import Config
 from models.localization.back_projection import BackProjection, tumour_masks
 from models.localization.class_response import ClassResponse, scaled, scaled_views
-from models.localization.response_settings import ClassResponseConfig, Pair
-from models.optimisers import OptimiserConfig, configured
+from models.localization.response_settings import ClassResponseConfig, Pair, ResponseOptimiser
+from models.optimisers import configured
 from models.projection import Views, back_projected, projections, stacked, unstacked
 from models.registry import system
 from models.system import Batch, Prediction, System
 
 CHANNELS = (64, 128, 256, 512, 1024, 64)  # of levels 1 to 5, and of level 1 on the way back
+TUMOUR_WEIGHT = 20.0  # w
 STEP = 2 ** (len(CHANNELS) - 2)  # by how much the deepest level is smaller
 
 
@@ -62,7 +67,7 @@ class ProjectionUNetConfig(Config):
     suv_range: Pair = (0.0, 30.0)
     lesions: tuple[str, ...] = ()
     back_projection: BackProjection = BackProjection()
-    optimiser: OptimiserConfig = OptimiserConfig(name="adam", weight_decay=0.0)
+    optimiser: ResponseOptimiser = ResponseOptimiser()
 
     @property
     def lesion_from(self) -> float:
@@ -98,7 +103,7 @@ class Projected(System):
             norm="batch",
         )
         self.network.to(memory_format=torch.channels_last)  # nearly twice as fast on a CPU
-        self.loss = DiceCELoss(sigmoid=True, batch=True, smooth_nr=1, smooth_dr=1)
+        self.overlap = DiceLoss(sigmoid=True, batch=True, smooth_nr=1, smooth_dr=1)
 
     def to_input(self, image: Tensor) -> Tensor:
         """SUV (B, 1, z, y, x) → clipped and scaled to 0 … 1, in the network's precision.
@@ -143,8 +148,10 @@ class Projected(System):
         return configured(self, self.network, self.config.optimiser)
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.loss(self.logits(batch["image"]), self.targets(batch))
-        return loss
+        logits, targets = self.logits(batch["image"]), self.targets(batch)
+        weight = logits.new_tensor(TUMOUR_WEIGHT)
+        entropy = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
+        return entropy + self.overlap(logits, targets)  # type: ignore[no-any-return]
 
 
 def seen(mask: Tensor, like: Tensor) -> Tensor:

@@ -7,14 +7,9 @@ from datetime import timedelta
 from statistics import mean
 from typing import Any, NamedTuple
 
-from models.errors import ModelError
-from storage.errors import CohortError, SourceError
-from storage.loading import LoadingError
-from tasks.errors import TrainingError, TrainingStoppedError
+from tasks.errors import MEANT_FOR_A_PERSON, TrainingError, TrainingStoppedError
 from tasks.reproduction.arms import run_trial
 from tasks.reproduction.plan import Plan, Trial, told
-
-MEANT_FOR_A_PERSON = (TrainingError, ModelError, CohortError, SourceError, LoadingError)
 
 
 class Outcomes(NamedTuple):

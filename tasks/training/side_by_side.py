@@ -7,16 +7,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from models.errors import ModelError
-from storage.errors import CohortError
-from storage.loading import LoadingError
 from tasks.engine.job import TrainingJob
-from tasks.errors import TrainingError, TrainingStoppedError
+from tasks.errors import MEANT_FOR_A_PERSON, TrainingStoppedError
 from tasks.training.launch import stop_running
 from tasks.training.placement import share
 from tasks.training.train import train_tracked
 
-MEANT_FOR_A_PERSON = (TrainingError, ModelError, CohortError, LoadingError)
 Outcome = dict[str, Any] | Exception
 
 

@@ -131,7 +131,7 @@ class TestExperiment:
         assert {run.data.tags["protocol"] for run in trials.values()} == {"held_out"}
         by_arm = {(one["arm"], one["seed"]): one for one in reproduced["trials"]}
         steps = [run.data.tags["step"] for run in below(by_arm["plain", 0]["run_id"]).values()]
-        assert sorted(steps) == ["evaluate", "localize", "train"]
+        assert sorted(steps) == ["evaluate", "evaluate", "localize", "train"]  # of all lesions, and of the red ones
         assert trials[by_arm["loop", 0]["run_id"]].data.tags["training_run"] == by_arm["plain", 0]["training_run"]
         logged = trials[by_arm["loop", 1]["run_id"]].data.metrics["energy"]
         assert logged == pytest.approx(reproduced["arms"]["loop"]["energy"]["values"]["1"])

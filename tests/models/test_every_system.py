@@ -7,6 +7,7 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
+from models.config import validated
 from models.errors import ModelError
 from models.registry import build, systems
 from models.system import Prediction, System
@@ -160,3 +161,13 @@ def test_images_of_another_shape_are_refused_in_one_line(form: str, other: str):
     with pytest.raises(ModelError) as error:
         predicted(small(form), batch_of(2, *others[other]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(systems()))
+def test_a_setting_that_is_told_leaves_the_others_as_they_are_by_default(name: str):
+    config = systems()[name].config
+    usually = config().model_dump()
+    for part, settings in usually.items():
+        for key in settings if isinstance(settings, dict) else ():
+            told = validated(config, {part: {key: settings[key]}}, where=f"{part}.{key}")
+            assert told.model_dump() == usually, f"{part}.{key}"
