@@ -93,7 +93,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lesions", type=int, default=96)
+    parser.add_argument("--lesions", type=int, default=384)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--cohort-only", action="store_true", help="leave out what runs in one process")
     parser.add_argument("--pyradiomics", type=Path, help="a Python that can import pyradiomics")

@@ -18,7 +18,7 @@ from models.outcome import Asked
 from tasks.errors import TrainingError
 from tasks.outcomes.study import study_outcome
 from tasks.radiomics import extract_features
-from tasks.reproduction.experiment import MASKS, STUDIED, OutcomeStudy, of_study
+from tasks.reproduction.experiment import MASKS, STUDIED, Studies, of_study
 from tasks.reproduction.folds import parts
 from tasks.reproduction.plan import FOLDER, Plan, told
 from tasks.reproduction.runs import Answer, nest
@@ -41,33 +41,33 @@ def outcome_studies(plan: Plan, done: Sequence[Answer], run: TrackedRun) -> Answ
         TrainingError: lesions of some cases could not be measured.
     """
     asked = plan.experiment.studies
-    trials = {arm: parts(plan, done, arm) for arm in asked.arms if arm in plan.chosen} if asked else {}
-    if asked is None or not any(trials.values()):
+    if asked is None:
         return {}
-    tables = {arm: found_features(plan, arm, known, run) for arm, known in trials.items() if known}
-    tables[MASKS] = measured(plan, None, "", run)
+    trials = {arm: parts(plan, done, arm) for arm in asked.arms if arm in plan.chosen}
+    if not any(trials.values()):
+        return {}
+    tables = {arm: found_features(plan, asked, arm, known, run) for arm, known in trials.items() if known}
+    tables[MASKS] = measured(plan, asked, None, "", run)
     return {
-        name: {**study.model_dump(), "rows": {arm: studied(plan, name, study, arm, tables, run) for arm in tables}}
+        name: {**study.model_dump(), "rows": {arm: studied(asked, name, arm, tables, run) for arm in tables}}
         for name, study in asked.outcomes.items()
     }
 
 
-def found_features(plan: Plan, arm: str, trials: Sequence[Answer], run: TrackedRun) -> Path:
+def found_features(plan: Plan, asked: Studies, arm: str, trials: Sequence[Answer], run: TrackedRun) -> Path:
     """One table of the lesions that an arm found in the patients of all its folds, with its data dictionary."""
-    files = [measured(plan, trial["maps"][0], trial["maps_digest"], run) for trial in trials]
+    files = [measured(plan, asked, trial["maps"][0], trial["maps_digest"], run) for trial in trials]
     joined = features_file(arm, [str(file) for file in files])
     pq.write_table(pa.concat_tables([pq.read_table(file) for file in files]), joined)
     joined.with_suffix(DICTIONARY).write_text(files[0].with_suffix(DICTIONARY).read_text())
     return joined
 
 
-def measured(plan: Plan, maps: str | None, digest: str, run: TrackedRun) -> Path:
+def measured(plan: Plan, asked: Studies, maps: str | None, digest: str, run: TrackedRun) -> Path:
     """The features of the lesions in a map set, or of the true masks."""
-    asked = plan.experiment.studies
-    settings = asked.radiomics if asked else {}
     told(f"radiomics of {maps or 'the true masks'}")
-    out = features_file(maps or MASKS, [plan.cohort, plan.content, digest, settings])
-    answer = extract_features(plan.cohort, maps, str(out), [], None, settings)
+    out = features_file(maps or MASKS, [plan.cohort, plan.content, digest, asked.radiomics])
+    answer = extract_features(plan.cohort, maps, str(out), [], None, asked.radiomics)
     nest(run, answer)
     if failed := answer["failed"]:
         raise TrainingError(f"lesions could not be measured; {failed[0]['cases'][0]}: {failed[0]['reason']}")
@@ -81,14 +81,12 @@ def features_file(name: str, made_of: Sequence[Any]) -> Path:
     return folder / f"{name}-{fingerprint('reproduce-radiomics', made_of=list(made_of))[:12]}.parquet"
 
 
-def studied(
-    plan: Plan, name: str, study: OutcomeStudy, arm: str, tables: dict[str, Path], run: TrackedRun
-) -> dict[str, Any]:
+def studied(asked: Studies, name: str, arm: str, tables: dict[str, Path], run: TrackedRun) -> dict[str, Any]:
     """The figures of a study with the features of an arm, or of the true masks."""
     told(f"study of {name} by {arm}")
-    asked = plan.experiment.studies
-    settings = {**(asked.settings if asked else {}), "where": study.where}
+    study = asked.outcomes[name]
     compare = None if arm == MASKS else str(tables[MASKS])
+    settings = {**asked.settings, "where": study.where}
     try:
         answer = study_outcome(str(tables[arm]), Asked(study.outcome), compare, None, [], settings)
     except ModelError as error:

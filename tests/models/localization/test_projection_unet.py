@@ -1,9 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from models.errors import ModelError
 from models.localization.class_response import ClassResponse
-from models.localization.projection_unet import ProjectionFCN, ProjectionUNet, seen
+from models.localization.projection_unet import TUMOUR_WEIGHT, ProjectionFCN, ProjectionUNet, seen
 from models.projection import projections
 from models.registry import build
 
@@ -46,6 +48,18 @@ def test_the_unet_learns_the_projections_of_the_mask():
     coronal, sagittal = projections(mask[:, 0].float())
     assert torch.equal(target[:2, 0, :, :24], coronal)
     assert torch.equal(target[2:, 0, :, :16], sagittal)
+
+
+def test_a_pixel_of_tumour_counts_as_equation_1_says(monkeypatch: pytest.MonkeyPatch):
+    """p = ½ everywhere: CE_w = ln 2 · (w n + N − n) / N, Dice = 1 − (n + 1) / (N / 2 + n + 1), n of N pixels tumour."""
+    system, mask = unet(), torch.zeros(2, 1, *GRID, dtype=torch.bool)
+    mask[:, :, 3:6, 4:9, 10:17] = True
+    target = system.targets({"image": volumes(), "mask": mask})
+    monkeypatch.setattr(system, "logits", lambda image: torch.zeros_like(target))
+    tumour, pixels = target.sum().item(), target.numel()
+    entropy = math.log(2) * (TUMOUR_WEIGHT * tumour + pixels - tumour) / pixels
+    dice = 1 - (tumour + 1) / (pixels / 2 + tumour + 1)
+    assert system._loss({"image": volumes(), "mask": mask}).item() == pytest.approx(entropy + dice)
 
 
 def test_the_fcn_learns_the_tumour_that_class_response_finds_for_the_cases_own_type():

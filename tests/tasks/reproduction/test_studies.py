@@ -75,8 +75,10 @@ def studies(plan: Plan, done) -> dict[str, Any]:
 
 
 def test_the_table_of_an_arm_has_each_patient_once(plan: Plan, done):
+    asked, trials = plan.experiment.studies, [one for one in done if one["arm"] == "exact"]
+    assert asked
     with tracked_run("reproduce", {}) as run:
-        table = pd.read_parquet(found_features(plan, "exact", [one for one in done if one["arm"] == "exact"], run))
+        table = pd.read_parquet(found_features(plan, asked, "exact", trials, run))
     single = table[table["lesion_class"] != "all"]
     assert single.groupby("patient_id").size().tolist() == [1] * CASES
 
