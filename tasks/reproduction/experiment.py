@@ -37,7 +37,7 @@ METRICS = (
 )
 CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
 MASKS = "masks"  # what stands in a study for the arm that finds everything
-STUDIED = ("accuracy", "sensitivity", "specificity", "auc")
+STUDIED = ("auc", "accuracy", "sensitivity", "specificity")
 
 
 def of_lesion(metric: str, lesion: str) -> str:

@@ -90,7 +90,7 @@ def study_table(answer: dict[str, Any]) -> pd.DataFrame:
             figures, paper = study["rows"].get(arm, {}), study["reported"].get(arm, {})
             row = {"study": study_words(name, study), "lesions of": "the true masks" if arm == MASKS else arm}
             row["patients"] = figures.get("reason") or str(figures.get("patients", "–"))
-            for metric in reversed(STUDIED):
+            for metric in STUDIED:
                 row |= {metric: of_patients(figures, metric), f"paper, {metric}": number(paper.get(metric))}
             difference = of_patients(figures.get("difference", {}), "auc", signed=True)
             rows.append(row | {"auc − that of the masks": difference})
