@@ -18,11 +18,12 @@ from models.registry import registered
 from models.system import Localization, System
 from storage.cohort import Cohort
 from tasks.engine.job import TrainerSettings
+from tasks.evaluation import checked_label
 from tasks.experiments import merged
 from tasks.ingestion import ingest_source
 from tasks.localization import checked, refinement_config
 from tasks.radiomics import chosen_settings
-from tasks.reproduction.experiment import ADDRESS, SIMULATED, Arm, Experiment, Maps
+from tasks.reproduction.experiment import ADDRESS, SIMULATED, Arm, Experiment, Maps, Studies
 from tasks.reuse import fingerprint, finished, remember
 from tasks.tracking.runs import flattened
 from tasks.training.train import network_of
@@ -136,11 +137,14 @@ def planned(name: str, preset: str, experiment: Experiment, cohort: str, wanted:
     """The reproduction of `experiment` on the cohort at `cohort`, its settings checked.
 
     Raises:
-        ModelError: a setting of an arm, or of the studies' radiomics, is none; the line names it.
+        ModelError: a setting of an arm or of the studies is none; the line names it.
+        CohortError: the cohort has no label `by`.
     """
     opened = Cohort.open(cohort)
+    if experiment.by is not None:
+        checked_label(opened, experiment.by)
     if experiment.studies is not None:
-        chosen_settings(opened, experiment.studies.radiomics, with_stability=False)
+        check_studies(experiment.studies, opened)
     return Plan(
         name=name,
         preset=preset,
@@ -149,6 +153,15 @@ def planned(name: str, preset: str, experiment: Experiment, cohort: str, wanted:
         content=opened.content_digest(),
         chosen=chosen_arms(experiment, wanted),
     )
+
+
+def check_studies(studies: Studies, cohort: Cohort) -> None:
+    """ModelError where the cohort lacks a label that a study asks for, or radiomics a setting."""
+    chosen_settings(cohort, studies.radiomics, with_stability=False)
+    for name, study in studies.outcomes.items():
+        if unknown := [label for label in (study.outcome, *study.where) if label not in cohort.labels]:
+            known = ", ".join(cohort.labels) or "none"
+            raise ModelError(f"studies.outcomes.{name}: {cohort.path} has no label {unknown[0]!r}; labels: {known}")
 
 
 def fitted_arms(experiment: Experiment, cohort: Cohort) -> dict[str, Arm]:

@@ -9,12 +9,13 @@ import pytest
 from models.config import validated
 from models.errors import ModelError
 from storage.cohort import Cohort
+from storage.errors import CohortError
 from storage.ingestion import ingest
 from storage.sources import open_source
 from tasks.maps import LESION_FROM, maps_digest
 from tasks.reproduction.experiment import MASKS, Experiment
 from tasks.reproduction.folds import fold_of
-from tasks.reproduction.plan import Plan
+from tasks.reproduction.plan import Plan, planned
 from tasks.reproduction.rules import judged, parsed_rule
 from tasks.reproduction.studies import found_features, outcome_studies, study_values
 from tasks.reproduction.tables import study_table
@@ -107,6 +108,29 @@ def test_the_table_has_ours_and_the_papers(studies):
     assert table.loc[("all", "the true masks"), "paper, auc"] == "0.700"
     assert table.loc[("lung, oesophagus 0", "exact"), "auc − that of the masks"] == "+0.000 [+0.000, +0.000]"
     assert table.loc[("all", "nothing"), "auc"] == "–"
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        (
+            {"outcomes": {"all": {"outcome": "cured"}}},
+            "outcomes.all: .* has no label 'cured'; labels: oesophagus",
+        ),
+        ({"outcomes": {"all": {"outcome": "response", "where": {"lung": 1}}}}, "no label 'lung'"),
+        ({"radiomics": {"bins": 3}}, "bins is not a setting"),
+    ],
+)
+def test_what_the_cohort_cannot_answer_is_told_before_anything_is_trained(plan: Plan, study, words):
+    experiment = validated(Experiment, {**CONTENT, "studies": {**STUDIES, **study}}, where="test")
+    with pytest.raises(ModelError, match=words):
+        planned("e", "small", experiment, plan.cohort, [])
+
+
+def test_a_label_to_judge_by_must_be_the_cohorts(plan: Plan):
+    experiment = validated(Experiment, {**CONTENT, "by": "stage"}, where="test")
+    with pytest.raises(CohortError, match="no label 'stage' to divide the cases by"):
+        planned("e", "small", experiment, plan.cohort, [])
 
 
 @pytest.mark.parametrize(
