@@ -11,7 +11,7 @@ from models.errors import ModelError
 from models.registry import systems
 from storage.cohort import Cohort
 from storage.differences import differences
-from tasks.evaluation import SHOWN, said_of_empty_maps, segmented_by, with_interval
+from tasks.evaluation import SHOWN, said_of_empty_maps, segmented_by, titled_groups, with_interval
 from tasks.faithfulness import FAITHFULNESS
 from tasks.segmentation import SEGMENTATION
 
@@ -53,9 +53,8 @@ def show_evaluation(console: Console, answer: dict[str, Any]) -> None:
     """Methods, differences and the classifier, with intervals."""
     cases = f"{answer['cases']} cases of {answer['patients']} patients, split {answer['split']}"
     console.print(metric_table(f"Localisation: {cases}", answer["methods"]))
-    for value, group in answer.get("groups", {}).items():
-        title = f"{answer['by']} {value}: {group['cases']} cases of {group['patients']} patients"
-        console.print(metric_table(title, group["methods"]))
+    for title, methods in titled_groups(answer):
+        console.print(metric_table(title, methods))
     if said := said_of_empty_maps(answer):
         console.print(said, soft_wrap=True, highlight=False)
     if segmented := segmented_by(answer):

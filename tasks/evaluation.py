@@ -203,6 +203,14 @@ def groups_of(cohort: Cohort, tested: Evaluated, by: str, **drawn: int) -> dict[
     return groups
 
 
+def titled_groups(answer: dict[str, Any]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    """`scanner 1: 32 cases of 32 patients` and the metrics by map set, of each group."""
+    return [
+        (f"{answer['by']} {value}: {group['cases']} cases of {group['patients']} patients", group["methods"])
+        for value, group in answer.get("groups", {}).items()
+    ]
+
+
 def checked_label(cohort: Cohort, by: str) -> str:
     """`by`, if the cohort has such a label, of a few values.
 
@@ -325,9 +333,8 @@ def publish_evaluation(
     ]
     if answer["differences"]:
         sections.insert(1, Section("Paired differences", table=result_table(answer["differences"])))
-    for value, group in answer.get("groups", {}).items():
-        title = f"{answer['by']} {value}: {group['cases']} cases of {group['patients']} patients"
-        sections.insert(-1, Section(title, table=result_table(group["methods"])))
+    for title, methods in titled_groups(answer):
+        sections.insert(-1, Section(title, table=result_table(methods)))
     if segmented := segmented_by(answer):
         sections.insert(
             1, Section("Segmentation within the field of view", table=result_table(segmented, SEGMENTATION))

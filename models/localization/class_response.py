@@ -191,18 +191,23 @@ class ClassResponse(System):
     @torch.no_grad()
     def predict_step(self, batch: Batch, batch_idx: int = 0) -> Prediction:
         """Score, tumour and response of a batch."""
-        score = self.target(self.evidence(self.responses_of(self.views(batch["image"]))))
-        response, mask = self.found(batch["image"], score > 0)
+        responses = self.responses_of(self.views(batch["image"]))
+        score = self.target(self.evidence(responses))
+        response, mask = self.cut_out(batch["image"], responses, score > 0)
         return {"score": score, "saliency": response * mask, "mask": mask[:, None]}
 
     @torch.no_grad()
     def found(self, image: Tensor, is_second: Tensor) -> tuple[Tensor, Tensor]:
-        """The back-projected response of the types that `is_second` (B,) names, and the tumour: (B, z, y, x) each.
+        """The back-projected response of the types that `is_second` (B,) names, and the tumour: (B, z, y, x) each."""
+        return self.cut_out(image, self.responses_of(self.views(image)), is_second)
+
+    def cut_out(self, image: Tensor, responses: Tensor, is_second: Tensor) -> tuple[Tensor, Tensor]:
+        """`found`, of the responses (2 B, 2, h, w) to the image.
 
         Where the whole volume is searched, the response is 1 everywhere.
         """
         z, y, x = image.shape[2:]
-        views = self.class_maps(self.responses_of(self.views(image)), is_second, (z, y, x))
+        views = self.class_maps(responses, is_second, (z, y, x))
         response = back_projected(views).float()
         if self.config.back_projection.search == "volume":
             response = torch.ones_like(response)

@@ -6,7 +6,7 @@ A preset's section lies on top of the file, and `--set` on top of both, nested k
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
@@ -37,7 +37,8 @@ METRICS = (
 )
 CLASSIFIER = "classifier_"  # before a metric of the model's score: classifier_auc_referable
 MASKS = "masks"  # what stands in a study for the arm that finds everything
-STUDIED = ("auc", "accuracy", "sensitivity", "specificity")
+Studied = Literal["auc", "accuracy", "sensitivity", "specificity"]
+STUDIED: tuple[Studied, ...] = get_args(Studied)
 
 
 def of_lesion(metric: str, lesion: str) -> str:
@@ -119,7 +120,7 @@ class OutcomeStudy(Config):
 
     outcome: str
     where: dict[str, float] = Field(default={})
-    reported: dict[str, dict[Literal["accuracy", "sensitivity", "specificity", "auc"], float]] = Field(default={})
+    reported: dict[str, dict[Studied, float]] = Field(default={})
 
 
 class Studies(Config):
